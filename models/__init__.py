@@ -1,0 +1,1 @@
+"""Frozen models: features, artifacts, inference and training. Never imports `streams`."""

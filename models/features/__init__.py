@@ -1,0 +1,1 @@
+"""Feature definitions and kernels, shared by training and serving."""

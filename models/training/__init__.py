@@ -1,0 +1,1 @@
+"""Training on the simulator or on given columns."""

@@ -1,0 +1,39 @@
+"""One exception tree. The sentence of each error names place, expected, got, and the consequence or remedy."""
+
+
+class StreamsError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class SettingsError(StreamsError):
+    """A setting, or a combination of settings, that cannot work."""
+
+
+class KafkaUnavailable(StreamsError):
+    """The cluster does not answer, refuses the client, or lacks a topic."""
+
+
+class DeliveryFailed(StreamsError):
+    """The broker did not confirm an output. Its input's offset is never committed."""
+
+
+class OutOfOrder(StreamsError):
+    """Batches of a partition are not contiguous: going on would lose or repeat records."""
+
+
+class StateCorrupt(StreamsError):
+    """A checkpoint or a snapshot cannot be read, or was written by another version."""
+
+
+class InvalidRecord(StreamsError):
+    """A record that fails validation. It goes to dead-letters; its batch-mates are decided.
+
+    Attributes:
+        code: short kebab-case word, stable, for filters and metrics.
+        message: one sentence: place, expected, got.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message

@@ -1,0 +1,238 @@
+"""Settings: defaults here, files and the environment only override, impossible combinations are refused at start.
+
+Order, the later wins: the defaults below, the file named by `STREAMS_CONFIG`, `STREAMS_<KEY>` variables, keyword arguments.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from streams.errors import SettingsError
+
+Guarantee = Literal["at_least_once", "exactly_once"]
+Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["float32", "bfloat16"]
+SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+
+
+def _state_dir() -> str:
+    base = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    return os.path.join(base, "streams")
+
+
+def setting(default: Any, doc: str, *, secret: bool = False) -> Any:
+    """Declare one setting: its default and its meaning; the table in the README is made from these."""
+    kind = "default_factory" if callable(default) else "default"
+    return field(**{kind: default}, metadata={"doc": doc, "secret": secret}, repr=not secret)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Every setting of the worker and of the commands. Frozen; see `load_settings`."""
+
+    bootstrap_servers: str = setting("", "host:port[,host:port] of the cluster; empty: the broker of `streams kafka start`")
+    application_id: str = setting("streams", "consumer group, and prefix of the state topics and transactional ids")
+    guarantee: Guarantee = setting("at_least_once", "delivery guarantee of decisions")
+    state_dir: str = setting(_state_dir, "folder of the embedded broker and of the worker's files")
+    worker_slot: int | None = setting(None, "small number, stable for a worker: static membership, port offset, log names")
+    partitions: int = setting(4, "partitions of each topic when it is created")
+    replication_factor: int = setting(1, "replicas of each topic when it is created")
+
+    device: Device = setting("auto", "where the models run; auto takes CUDA when it is there")
+    dtype: Dtype = setting("float32", "arithmetic of the networks; bfloat16 on CUDA only")
+    torch_threads: int = setting(1, "intra-op threads of torch on the CPU")
+    fraud_artifact: str = setting("", "folder of the fraud artifact; empty: the one that ships")
+    recommender_artifact: str = setting("", "folder of the recommender artifact; empty: the one that ships")
+
+    batch_records_max: int = setting(2048, "records in one micro-batch")
+    wait_ms_max: float = setting(0.0, "how long a micro-batch may wait for more records; 0: never")
+    inline_records_max: int = setting(64, "micro-batches up to this size run on the event loop, larger ones on the device thread")
+    queue_records_max: int = setting(16_384, "records waiting for the device before fetching pauses")
+    fetch_records_max: int = setting(1_000, "records of one partition handed on as one message")
+    commit_interval_ms: int = setting(100, "time between offset commits")
+    checkpoint_interval_s: float = setting(10.0, "time between checkpoints of the feature state")
+    drain_s_max: float = setting(8.0, "how long a stopping worker may finish what it has begun")
+    session_timeout_s: float = setting(10.0, "silence after which the group takes a worker's partitions away")
+
+    record_bytes_max: int = setting(65_536, "size of an input record's value; larger ones become dead letters")
+    event_time_ahead_s_max: int = setting(86_400, "how far event_time may lie in the future")
+
+    review_threshold: float | None = setting(None, "score from which a payment is reviewed; unset: the artifact's")
+    decline_threshold: float | None = setting(None, "score from which a payment is declined; unset: the artifact's")
+    reasons_max: int = setting(3, "reasons named with a review or a decline")
+    top_k: int = setting(20, "items of a recommendation")
+
+    http_host: str = setting("127.0.0.1", "address of /live, /ready and /metrics")
+    http_port: int = setting(6066, "port of /live, /ready and /metrics, plus worker_slot; 0: no HTTP")
+
+    security_protocol: SecurityProtocol = setting("PLAINTEXT", "as in librdkafka's security.protocol")
+    sasl_mechanism: SaslMechanism = setting("PLAIN", "as in librdkafka's sasl.mechanism")
+    sasl_username: str = setting("", "SASL user")
+    sasl_password: str = setting("", "SASL password", secret=True)
+    ssl_ca_location: str = setting("", "file of the certificate authority; empty: the system's")
+    ssl_certificate_location: str = setting("", "file of the client's certificate")
+    ssl_key_location: str = setting("", "file of the client's key")
+    ssl_key_password: str = setting("", "password of the client's key", secret=True)
+
+    def __post_init__(self) -> None:
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise SettingsError(f"{name}={value}: expected {low} to {high}")
+        if self.queue_records_max < self.batch_records_max:
+            raise SettingsError(
+                f"queue_records_max={self.queue_records_max} is below batch_records_max={self.batch_records_max}; "
+                "raise it, or no full batch can ever form"
+            )
+        if self.inline_records_max > self.batch_records_max:
+            raise SettingsError(
+                f"inline_records_max={self.inline_records_max} exceeds batch_records_max={self.batch_records_max}; lower it"
+            )
+        low, high = self.review_threshold, self.decline_threshold
+        if (low is None) != (high is None):
+            raise SettingsError("review_threshold and decline_threshold go together; set both or neither")
+        if low is not None and high is not None and low > high:
+            raise SettingsError(f"review_threshold={low} exceeds decline_threshold={high}; lower it")
+        if self.dtype == "bfloat16" and self.device == "cpu":
+            raise SettingsError("dtype=bfloat16 needs device=cuda; use dtype=float32 on the CPU")
+        if self.guarantee == "exactly_once":
+            raise SettingsError(
+                "guarantee=exactly_once: this version offers at_least_once only; "
+                "drop repeats downstream by decision_id, or use guarantee=at_least_once"
+            )
+        if self.security_protocol.startswith("SASL") and not (self.sasl_username and self.sasl_password):
+            raise SettingsError(f"security_protocol={self.security_protocol} needs sasl_username and sasl_password")
+        if not self.security_protocol.startswith("SASL") and (self.sasl_username or self.sasl_password):
+            raise SettingsError(
+                f"sasl_username is set but security_protocol={self.security_protocol}; use SASL_SSL or SASL_PLAINTEXT"
+            )
+        if not self.application_id.strip():
+            raise SettingsError("application_id is empty; name the consumer group")
+
+    @property
+    def group_instance_id(self) -> str | None:
+        """Static membership's id; None where no slot is set."""
+        return None if self.worker_slot is None else f"{self.application_id}-{self.worker_slot}"
+
+    def brokers(self) -> str:
+        """Return the address in use.
+
+        Raises:
+            SettingsError: none is set and no embedded broker runs.
+        """
+        if self.bootstrap_servers:
+            return self.bootstrap_servers
+        from streams.kafka import running
+
+        address = running(Path(self.state_dir))
+        if address is None:
+            raise SettingsError(
+                "bootstrap_servers is empty and no embedded broker runs; "
+                "run `streams kafka start` or set STREAMS_BOOTSTRAP_SERVERS"
+            )
+        return address
+
+    def librdkafka(self) -> dict[str, str]:
+        """Return the connection settings of a confluent-kafka client."""
+        config = {"bootstrap.servers": self.brokers(), "security.protocol": self.security_protocol}
+        if self.security_protocol.startswith("SASL"):
+            config |= {
+                "sasl.mechanism": self.sasl_mechanism,
+                "sasl.username": self.sasl_username,
+                "sasl.password": self.sasl_password,
+            }
+        for key in ("ssl_ca_location", "ssl_certificate_location", "ssl_key_location", "ssl_key_password"):
+            if value := getattr(self, key):
+                config[key.replace("_", ".")] = value
+        return config
+
+
+# name, lowest, highest that can work; the README's table shows them.
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("worker_slot", 0, 999),
+    ("partitions", 1, 1000),
+    ("replication_factor", 1, 9),
+    ("torch_threads", 1, 256),
+    ("batch_records_max", 1, 65_536),
+    ("wait_ms_max", 0.0, 1_000.0),
+    ("inline_records_max", 0, 65_536),
+    ("queue_records_max", 1, 1_000_000),
+    ("fetch_records_max", 1, 100_000),
+    ("commit_interval_ms", 10, 60_000),
+    ("checkpoint_interval_s", 0.1, 3_600.0),
+    ("drain_s_max", 0.1, 60.0),
+    ("session_timeout_s", 6.0, 300.0),
+    ("record_bytes_max", 1_024, 16_777_216),
+    ("event_time_ahead_s_max", 0, 315_360_000),
+    ("review_threshold", 0.0, 1.0),
+    ("decline_threshold", 0.0, 1.0),
+    ("reasons_max", 0, 50),
+    ("top_k", 1, 1_000),
+    ("http_port", 0, 65_535),
+)
+
+
+def load_settings(path: str | Path | None = None, env: Mapping[str, str] = os.environ, **overrides: Any) -> Settings:
+    """Return the settings from file, environment and arguments.
+
+    Args:
+        path: TOML file; None takes the one named by `STREAMS_CONFIG`, if any.
+        env: environment; `STREAMS_<KEY>` sets a key, an empty value leaves it unset.
+        overrides: keys that win over both.
+
+    Raises:
+        SettingsError: unreadable file, unknown key, wrong type, or a combination that cannot work.
+    """
+    hints = get_type_hints(Settings)
+    values: dict[str, Any] = {}
+    path = path or env.get("STREAMS_CONFIG") or None
+    if path is not None:
+        for key, value in _read_toml(Path(path)).items():
+            values[key] = _convert(f"{path}: {key}", key, value, hints, strict=True)
+    for name, text in env.items():
+        key = name.removeprefix("STREAMS_").lower()
+        if name.startswith("STREAMS_") and key in hints and text != "":
+            values[key] = _convert(name, key, text, hints, strict=False)
+    for key, value in overrides.items():
+        values[key] = _convert(key, key, value, hints, strict=True)
+    try:
+        return Settings(**values)
+    except SettingsError as exc:
+        raise SettingsError(f"{path}: {exc}" if path else str(exc)) from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as exc:
+        raise SettingsError(f"{path}: cannot be read ({exc.strerror}); check the path in STREAMS_CONFIG") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"{path}: expected TOML, got {exc}") from exc
+
+
+def _convert(place: str, key: str, value: Any, hints: Mapping[str, Any], *, strict: bool) -> Any:
+    hint = hints.get(key)
+    if hint is None:
+        raise SettingsError(f"{place}: unknown key; `streams settings` lists them all")
+    try:
+        return msgspec.convert(value, hint, strict=strict)
+    except msgspec.ValidationError:
+        shown = "***" if key in _SECRETS else repr(value)
+        raise SettingsError(f"{place}: expected {_expected(hint)}, got {shown}") from None
+
+
+def _expected(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(get_args(hint))
+    return getattr(hint, "__name__", None) or str(hint).replace("None", "nothing")
+
+
+_SECRETS = frozenset(f.name for f in fields(Settings) if f.metadata["secret"])

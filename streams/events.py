@@ -1,0 +1,139 @@
+"""Typed events of every public topic: the one source of validation, JSON Schema and AsyncAPI.
+
+Unknown extra fields pass. Identifiers are text; a JSON integer is accepted and read as its decimal text, so `7` and `"7"`
+name the same card.
+"""
+
+from datetime import datetime
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta, Struct
+
+ID_CHARS_MAX: Final = 128
+EVENT_TIME_MS_MIN: Final = 946_684_800_000  # 2000-01-01: seconds, or days, sent as milliseconds fall before it
+EVENT_TIME_MS_MAX: Final = 253_402_300_799_999  # 9999-12-31, the last instant that RFC 3339 can write
+AMOUNT_MAX: Final = 1e12  # a payment above it, in any currency, is an error of units
+REASONS_MAX: Final = 16
+
+_IdText = Annotated[str, Meta(min_length=1, max_length=ID_CHARS_MAX)]
+_IdInteger = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Id = _IdText | _IdInteger
+Label = Annotated[str, Meta(min_length=1, max_length=64)]
+Epoch = Annotated[int, Meta(ge=EVENT_TIME_MS_MIN, le=EVENT_TIME_MS_MAX)]
+InputTime = Annotated[
+    Epoch | Annotated[datetime, Meta(tz=True)],
+    Meta(
+        description="When it happened: integer milliseconds since the epoch, or RFC 3339 text with an offset.",
+        examples=[1712345678901, "2024-04-05T19:34:38.901Z"],
+    ),
+]
+Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
+Duration = Annotated[float, Meta(ge=0.0, description="Milliseconds.")]
+Digest = Annotated[str, Meta(min_length=64, max_length=64, description="SHA-256 of the model's artifact, in hex.")]
+OutputTime = Annotated[int, Meta(description="Milliseconds since the epoch.")]
+
+
+class Transaction(Struct, frozen=True, gc=False):
+    """A card payment to be decided. Kafka key: card_id."""
+
+    transaction_id: Annotated[Id, Meta(description="Unique; a repeat gets the same decision_id.", examples=["tx-1"])]
+    event_time: InputTime
+    card_id: Annotated[Id, Meta(description="Also the Kafka key, as UTF-8 text.", examples=["card-42"])]
+    terminal_id: Annotated[Id, Meta(examples=["terminal-7"])]
+    amount: Annotated[float, Meta(ge=0.0, le=AMOUNT_MAX, description="Whole units of the currency.", examples=[57.16])]
+    currency: Annotated[str, Meta(min_length=3, max_length=3, description="ISO 4217 code.")] | None = None
+    user_id: Id | None = None
+    channel: Label | None = None
+    merchant_id: Id | None = None
+    country: Label | None = None
+
+
+class Click(Struct, frozen=True, gc=False):
+    """A step of a shopper's session. Kafka key: session_id."""
+
+    event_id: Annotated[Id, Meta(description="Unique; a repeat gets the same decision_id.", examples=["click-1"])]
+    event_time: InputTime
+    session_id: Annotated[Id, Meta(description="Also the Kafka key, as UTF-8 text.", examples=["session-9"])]
+    item_id: Annotated[Id, Meta(examples=["item-1203"])]
+    event_type: Annotated[Literal["view", "cart", "purchase"], Meta(examples=["view"])]
+    user_id: Id | None = None
+
+
+class TransactionLabel(Struct, frozen=True, gc=False):
+    """What a payment turned out to be, known days later (chargeback, review). Kafka key: card_id."""
+
+    transaction_id: Annotated[Id, Meta(examples=["tx-1"])]
+    event_time: Annotated[InputTime, Meta(description="The payment's time, not the label's.")]
+    card_id: Annotated[Id, Meta(description="Also the Kafka key, as UTF-8 text.", examples=["card-42"])]
+    terminal_id: Annotated[Id, Meta(examples=["terminal-7"])]
+    is_fraud: bool
+
+
+class Timings(Struct, frozen=True, gc=False):
+    """Where a decision's time went inside the worker."""
+
+    queue_ms: Duration
+    inference_ms: Duration
+
+
+class Reason(Struct, frozen=True, gc=False):
+    """One share of a score."""
+
+    feature: str
+    contribution: Annotated[float, Meta(description="Log-odds; positive speaks for fraud.")]
+
+
+class Decision(Struct, frozen=True):
+    """The answer to one transaction. Kafka key: card_id."""
+
+    decision_id: Annotated[str, Meta(description="A function of transaction_id and model_version: drop repeats by it.")]
+    transaction_id: str
+    card_id: str
+    terminal_id: str
+    amount: float
+    event_time: OutputTime
+    score: Annotated[Probability, Meta(description="Calibrated probability of fraud.")]
+    decision: Literal["approve", "review", "decline"]
+    confidence: Annotated[Probability, Meta(description="Probability that the decision is right.")]
+    reasons: Annotated[list[Reason], Meta(max_length=REASONS_MAX, description="Largest first; empty when approved.")]
+    model: str
+    model_version: Digest
+    decided_at: OutputTime
+    timings: Timings
+
+
+class RankedItem(Struct, frozen=True, gc=False):
+    """One recommended item."""
+
+    item_id: str
+    score: float
+
+
+class Recommendation(Struct, frozen=True):
+    """The items offered after one click, best first. Kafka key: session_id."""
+
+    decision_id: Annotated[str, Meta(description="A function of event_id and model_version: drop repeats by it.")]
+    event_id: str
+    session_id: str
+    items: list[RankedItem]
+    strategy: Literal["sequence", "neighbours", "popular"]
+    confidence: Probability
+    model: str
+    model_version: Digest
+    event_time: OutputTime
+    decided_at: OutputTime
+    timings: Timings
+
+
+class DeadLetter(Struct, frozen=True, gc=False):
+    """A record that could not be decided, with its origin and original bytes. Kafka key: the original key."""
+
+    topic: str
+    partition: Annotated[int, Meta(ge=0)]
+    offset: Annotated[int, Meta(ge=0)]
+    key: Annotated[str | None, Meta(description="The original key as text; null when absent or not UTF-8.")]
+    value_base64: Annotated[str | None, Meta(description="The original value; null for a record without one.")]
+    stage: Annotated[str, Meta(description="Where it failed: decode, score or publish.", examples=["decode"])]
+    code: Annotated[str, Meta(description="A short word for programs.", examples=["missing-field"])]
+    message: Annotated[str, Meta(description="A sentence for people: what was expected, what came.")]
+    key_base64: Annotated[str | None, Meta(description="The original key, only when it is not UTF-8.")] = None

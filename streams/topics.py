@@ -1,0 +1,67 @@
+"""Every topic of the project, declared once: name, key, partitions, retention, schema."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from msgspec import Struct
+
+from streams.events import Click, DeadLetter, Decision, Recommendation, Transaction, TransactionLabel
+
+DAY_MS: Final = 86_400_000
+STATE_BYTES_MAX = 8 * 1024 * 1024  # a row carries up to 30 days of one key's events; the largest seen is far below
+DEAD_LETTER_BYTES_MAX = 2 * 1024 * 1024  # base64 adds a third to a value that filled Kafka's default of 1 MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A Kafka topic.
+
+    Args:
+        name: the topic's name on the cluster.
+        key: field of the value that is also the Kafka key; None where the key is the original record's or internal.
+        schema: struct of the JSON value; None for internal binary rows.
+        config: topic settings as Kafka spells them.
+        partitions: own count; None takes `Settings.partitions`. Topics that share a key must share the count.
+    """
+
+    name: str
+    key: str | None
+    schema: type[Struct] | None
+    config: dict[str, str]
+    partitions: int | None = None
+
+    def partition_count(self, default: int) -> int:
+        """Return how many partitions to create, `default` being `Settings.partitions`."""
+        return default if self.partitions is None else self.partitions
+
+
+def _kept_for(days: int, **extra: int) -> dict[str, str]:
+    config = {"cleanup.policy": "delete", "retention.ms": str(days * DAY_MS)}
+    return config | {name.replace("_", "."): str(value) for name, value in extra.items()}
+
+
+# Small segments and an eager cleaner: a restore reads the whole topic, so dead rows cost start-up time.
+_COMPACTED = {
+    "cleanup.policy": "compact",
+    "min.cleanable.dirty.ratio": "0.2",
+    "segment.bytes": str(64 * 1024 * 1024),
+    "delete.retention.ms": str(DAY_MS),
+    "max.message.bytes": str(STATE_BYTES_MAX),
+}
+
+TRANSACTIONS: Final = Topic("transactions", "card_id", Transaction, _kept_for(days=7))
+CLICKSTREAM: Final = Topic("clickstream", "session_id", Click, _kept_for(days=7))
+# Terminal features look back 30 days behind a delay of 7: what a restart may have to read again must still be there.
+LABELS: Final = Topic("transaction-labels", "card_id", TransactionLabel, _kept_for(days=90))
+DECISIONS: Final = Topic("fraud-decisions", "card_id", Decision, _kept_for(days=7))
+RECOMMENDATIONS: Final = Topic("recommendations", "session_id", Recommendation, _kept_for(days=7))
+DEAD_LETTERS: Final = Topic(
+    "dead-letters", None, DeadLetter, _kept_for(days=30, max_message_bytes=DEAD_LETTER_BYTES_MAX), partitions=1
+)
+CARD_STATE: Final = Topic("streams-card-state", None, None, _COMPACTED)
+SESSION_STATE: Final = Topic("streams-session-state", None, None, _COMPACTED)
+
+INPUTS: Final = (TRANSACTIONS, CLICKSTREAM, LABELS)
+OUTPUTS: Final = (DECISIONS, RECOMMENDATIONS, DEAD_LETTERS)
+INTERNAL: Final = (CARD_STATE, SESSION_STATE)
+ALL: Final = INPUTS + OUTPUTS + INTERNAL

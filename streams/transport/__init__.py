@@ -1,0 +1,19 @@
+"""Faust transport `streams://`: batched topics, own offsets, librdkafka for outputs. Registered in `faust.transports`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import aiokafka
+from faust.transport.drivers import aiokafka as driver
+
+from streams.transport.consumer import Consumer
+from streams.transport.producer import Producer
+
+
+class Transport(driver.Transport):
+    """aiokafka for group membership, assignment and fetching."""
+
+    Consumer: ClassVar[Any] = Consumer
+    Producer: ClassVar[Any] = Producer
+    driver_version = f"streams aiokafka={aiokafka.__version__}"

@@ -1,0 +1,105 @@
+"""LogReader: reads spans of a partition by position, outside any consumer group."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from streams.errors import KafkaUnavailable
+
+ANSWER_S_MAX = 30.0
+READ_RECORDS_MAX = 4_096
+
+
+class LogReader:
+    """A read_committed librdkafka consumer with positions of its own. One thread at a time."""
+
+    def __init__(self, config: Mapping[str, str], name: str) -> None:
+        self._consumer = Consumer(
+            {
+                **config,
+                "group.id": f"{name}-reader",  # librdkafka wants one; nothing is ever committed under it
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "isolation.level": "read_committed",
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 100,
+                "queued.max.messages.kbytes": 65_536,
+            }
+        )
+        self._admin = AdminClient(dict(config))
+
+    def ends(self, topic: str, partitions: Sequence[int]) -> dict[int, int]:
+        """Return the first position after the last stable record of each partition."""
+        spec = {TopicPartition(topic, p): OffsetSpec.latest() for p in partitions}
+        futures = self._admin.list_offsets(
+            spec, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ANSWER_S_MAX
+        )
+        try:
+            return {tp.partition: future.result().offset for tp, future in futures.items()}
+        except KafkaException as exc:
+            raise KafkaUnavailable(f"{topic}: no end offsets: {exc.args[0].str()}") from exc
+
+    def partitions(self, topic: str) -> list[int]:
+        """Return the partitions of a topic; none where it does not exist."""
+        try:
+            known = self._consumer.list_topics(topic, timeout=ANSWER_S_MAX).topics.get(topic)
+        except KafkaException as exc:
+            raise KafkaUnavailable(f"{topic}: no metadata: {exc.args[0].str()}") from exc
+        return [] if known is None or known.error is not None else sorted(known.partitions)
+
+    def read(self, topic: str, partition: int, first: int, stop: int | None = None) -> Iterator[list[Message]]:
+        """Yield the records in [first, stop), in order; stop None means the end as of now.
+
+        Raises:
+            KafkaUnavailable: no answer within ANSWER_S_MAX, or an error of the partition.
+        """
+        stop = self.ends(topic, [partition])[partition] if stop is None else stop
+        if first >= stop:
+            return
+        self._consumer.assign([TopicPartition(topic, partition, first)])
+        try:
+            heard_at = time.monotonic()
+            while True:
+                messages, at_end = self.poll(0.5)
+                if messages:
+                    heard_at = time.monotonic()
+                    cut = [message for message in messages if (message.offset() or 0) < stop]
+                    if cut:
+                        yield cut
+                    if len(cut) < len(messages) or (messages[-1].offset() or 0) + 1 >= stop:
+                        return
+                if at_end.get(partition, -1) >= stop:
+                    return
+                if time.monotonic() - heard_at > ANSWER_S_MAX:
+                    raise KafkaUnavailable(f"{topic}[{partition}]: expected records up to {stop}, got none for {ANSWER_S_MAX:.0f} s")
+        finally:
+            self._consumer.unassign()
+
+    def follow(self, topic: str, positions: Mapping[int, int]) -> None:
+        """Take up positions of a topic; `poll` then yields their records without end."""
+        self._consumer.assign([TopicPartition(topic, p, offset) for p, offset in positions.items()])
+
+    def poll(self, timeout_s: float) -> tuple[list[Message], dict[int, int]]:
+        """Return records, and for each partition whose end was reached, its end position."""
+        found: list[Message] = []
+        ends: dict[int, int] = {}
+        head = self._consumer.poll(timeout_s)  # consume() alone would wait the whole time for a full list
+        if head is None:
+            return found, ends
+        for message in [head, *self._consumer.consume(READ_RECORDS_MAX, 0)]:
+            error = message.error()
+            if error is None:
+                found.append(message)
+            elif error.code() == KafkaError._PARTITION_EOF:
+                ends[message.partition() or 0] = message.offset() or 0
+            elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN:
+                raise KafkaUnavailable(f"{message.topic()}[{message.partition()}]: {error.str()}")
+        return found, ends
+
+    def close(self) -> None:
+        self._consumer.close()

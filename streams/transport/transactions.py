@@ -1,0 +1,90 @@
+"""StateWriter: a checkpoint's rows and marker in one Kafka transaction, fenced by the group's generation."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Producer as RdProducer
+
+from streams.errors import DeliveryFailed
+
+TRANSACTION_S_MAX = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMember:
+    """Who writes: the broker refuses a transaction of a member whose generation has passed."""
+
+    group: str
+    generation: int
+    member_id: str
+    instance_id: str | None
+
+    def metadata(self) -> bytes:
+        """Return librdkafka's serialised consumer group metadata: a private layout, pinned and tested at start."""
+        head = b"CGMDv2:" + struct.pack("=i", self.generation)
+        tail = b"\1" if self.instance_id is None else b"\0" + self.instance_id.encode() + b"\0"
+        return head + self.group.encode() + b"\0" + self.member_id.encode() + b"\0" + tail
+
+
+class StateWriter:
+    """One transactional producer of a worker, for the rows of its feature state."""
+
+    def __init__(self, config: Mapping[str, str], transactional_id: str) -> None:
+        self._producer = RdProducer(
+            {
+                **config,
+                "transactional.id": transactional_id,
+                "transaction.timeout.ms": int(TRANSACTION_S_MAX * 1000),
+                "partitioner": "murmur2_random",
+                "compression.type": "lz4",
+                "linger.ms": 5,
+            }
+        )
+        self._ready = False
+
+    def write(
+        self,
+        topic: str,
+        partition: int,
+        rows: Iterable[tuple[bytes, bytes | None]],
+        *,
+        member: GroupMember,
+        offsets: Mapping[tuple[str, int], int],
+    ) -> int:
+        """Write rows to one partition, all or none, and return how many.
+
+        Args:
+            rows: key and payload; None is a tombstone.
+            member: the writer under its present generation.
+            offsets: committed input offsets, repeated here so that the broker checks the generation.
+
+        Raises:
+            DeliveryFailed: the transaction did not commit; none of its rows will be read.
+        """
+        producer, count = self._producer, 0
+        try:
+            if not self._ready:
+                producer.init_transactions(TRANSACTION_S_MAX)
+                self._ready = True
+            producer.begin_transaction()
+            for key, payload in rows:
+                while True:
+                    try:
+                        producer.produce(topic, payload, key, partition)
+                        break
+                    except BufferError:
+                        producer.poll(0.01)
+                count += 1
+            where = [TopicPartition(name, number, offset) for (name, number), offset in offsets.items()]
+            producer.send_offsets_to_transaction(where, member.metadata(), TRANSACTION_S_MAX)
+            producer.commit_transaction(TRANSACTION_S_MAX)
+        except KafkaException as exc:
+            error: KafkaError = exc.args[0]
+            if error.txn_requires_abort():
+                producer.abort_transaction(TRANSACTION_S_MAX)
+            raise DeliveryFailed(f"{topic}[{partition}]: the checkpoint was not written: {error.str()}") from exc
+        return count

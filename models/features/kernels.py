@@ -1,0 +1,321 @@
+"""Compiled loops of the feature state, in one file because numba's cache looks at one.
+
+A cached kernel is recompiled when *its own* file changes, not when a function or constant that it uses from another file
+does. Kernels that call each other therefore share this file, and constants reach them as arguments.
+
+Layout of a log (see `EventLog`): row `r` holds `meta[r] = (start, length, capacity, newest)`; its events lie in
+`times[start:start + length]` (ascending, ties in order of arrival) and `values` beside it. Capacities are powers of two.
+`heap[0]` is the first slot never used; `heap[1 + c]` heads a list of freed blocks of 2**c slots, linked through `times`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numba import njit
+
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+START, LENGTH, CAPACITY, NEWEST = 0, 1, 2, 3
+NEVER = -(2**62)  # the time of no event; leaves room for subtraction without overflow
+CAPACITY_MIN = 4
+CAPACITY_CLASSES = 40
+
+DAY_MS = 86_400_000
+MINUTE_MS = 60_000
+
+
+def compiled(function: Kernel) -> Kernel:
+    """Compile `function` on first use, cached on disk.
+
+    numba caches beside the source, or in the user's cache folder where an installation is read-only. Where neither can be
+    written it refuses the decorator; the kernel is then compiled anew in each process. NUMBA_CACHE_DIR names another folder.
+    """
+    try:
+        return cast(Kernel, njit(cache=True, nogil=True, error_model="numpy")(function))
+    except RuntimeError:
+        return cast(Kernel, njit(nogil=True, error_model="numpy")(function))
+
+
+@compiled
+def capacity_class(capacity: int) -> int:
+    """Return c with 2**c == capacity."""
+    c = 0
+    while (1 << c) < capacity:
+        c += 1
+    return c
+
+
+@compiled
+def take_block(capacity, times, heap):  # type: ignore[no-untyped-def]
+    """Return the first slot of a free block, or -1 when the arena has no room."""
+    c = 1 + capacity_class(capacity)
+    block = heap[c]
+    if block >= 0:
+        heap[c] = times[block]
+        return block
+    block = heap[0]
+    if block + capacity > times.size:
+        return -1
+    heap[0] = block + capacity
+    return block
+
+
+@compiled
+def free_block(meta, row, times, heap):  # type: ignore[no-untyped-def]
+    """Give the block of `row` back and leave the row empty."""
+    capacity = meta[row, CAPACITY]
+    if capacity > 0:
+        c = 1 + capacity_class(capacity)
+        start = meta[row, START]
+        times[start] = heap[c]
+        heap[c] = start
+    meta[row, START] = 0
+    meta[row, LENGTH] = 0
+    meta[row, CAPACITY] = 0
+    meta[row, NEWEST] = NEVER
+
+
+@compiled
+def make_room(meta, row, floor, events_max, times, values, heap):  # type: ignore[no-untyped-def]
+    """Make room for one more event in a full row: drop what no feature can see, else double. False: arena full."""
+    start, length, capacity = meta[row, START], meta[row, LENGTH], meta[row, CAPACITY]
+    drop = max(length - events_max, 0)
+    while drop < length and times[start + drop] <= floor:
+        drop += 1
+    kept = length - drop
+    if capacity > 0 and drop * 4 >= capacity:
+        target = start
+    else:
+        wanted = max(CAPACITY_MIN, capacity * 2)
+        target = take_block(wanted, times, heap)
+        if target < 0:
+            return False
+        capacity = wanted
+    for i in range(kept):
+        times[target + i] = times[start + drop + i]
+        values[target + i] = values[start + drop + i]
+    if target != start or meta[row, CAPACITY] == 0:
+        newest = meta[row, NEWEST]
+        free_block(meta, row, times, heap)
+        meta[row, START] = target
+        meta[row, CAPACITY] = capacity
+        meta[row, NEWEST] = newest
+    meta[row, LENGTH] = kept
+    return True
+
+
+@compiled
+def insert(meta, row, time, value, floor, events_max, times, values, heap):  # type: ignore[no-untyped-def]
+    """Insert one event at its place (after its ties) and return its slot, or -1 when the arena has no room."""
+    if meta[row, LENGTH] == meta[row, CAPACITY]:
+        if not make_room(meta, row, floor, events_max, times, values, heap):
+            return -1
+    start = meta[row, START]
+    slot = start + meta[row, LENGTH]
+    if time >= meta[row, NEWEST]:
+        meta[row, NEWEST] = time
+    else:
+        while slot > start and times[slot - 1] > time:
+            times[slot] = times[slot - 1]
+            values[slot] = values[slot - 1]
+            slot -= 1
+    times[slot] = time
+    values[slot] = value
+    meta[row, LENGTH] += 1
+    return slot
+
+
+@compiled
+def free_rows(rows, meta, times, heap):  # type: ignore[no-untyped-def]
+    """Empty each of `rows`."""
+    for row in rows:
+        free_block(meta, row, times, heap)
+
+
+@compiled
+def visible_slots(rows, meta, times, kept_ms, floor_min, events_max, first, count):  # type: ignore[no-untyped-def]
+    """Write the first slot and the number of the events of each row that a feature can still see."""
+    for k in range(rows.size):
+        row = rows[k]
+        start, length = meta[row, START], meta[row, LENGTH]
+        floor = max(meta[row, NEWEST] - kept_ms, floor_min)
+        drop = max(length - events_max, 0)
+        while drop < length and times[start + drop] <= floor:
+            drop += 1
+        first[k] = start + drop
+        count[k] = length - drop
+
+
+@compiled
+def restore_row(meta, row, source_times, source_values, times, values, heap):  # type: ignore[no-untyped-def]
+    """Replace the events of `row`; False (and an empty row) when the arena has no room."""
+    free_block(meta, row, times, heap)
+    count = source_times.size
+    capacity = CAPACITY_MIN
+    while capacity < count:
+        capacity *= 2
+    start = take_block(capacity, times, heap)
+    if start < 0:
+        return False
+    for i in range(count):
+        times[start + i] = source_times[i]
+        values[start + i] = source_values[i]
+    meta[row, START] = start
+    meta[row, LENGTH] = count
+    meta[row, CAPACITY] = capacity
+    if count > 0:
+        meta[row, NEWEST] = source_times[count - 1]
+    return True
+
+
+@compiled
+def update_cards(  # type: ignore[no-untyped-def]
+    begin, rows, event_time, amount, meta, times, values, heap, dirty, watermark, windows, sums, kept_ms, events_max, out, column
+):
+    """Insert payments begin.. in order and write their features; stop where the arena is full.
+
+    Returns:
+        (records done, watermark).
+    """
+    horizon = windows[-1]
+    for k in range(begin, rows.size):
+        t, a, row = event_time[k], amount[k], rows[k]
+        mark = max(watermark, t)
+        late = t < mark - horizon
+        first = 0
+        slot = 0
+        floor = NEVER
+        if not late:
+            floor = max(meta[row, NEWEST], t) - kept_ms
+            slot = insert(meta, row, t, a, floor, events_max, times, values, heap)
+            if slot < 0:
+                return k, watermark
+            dirty[row] = 1
+            first = meta[row, START] + max(meta[row, LENGTH] - events_max, 0)
+        watermark = mark
+        i = slot - 1
+        total = a
+        square = 0.0
+        largest = 0.0
+        before = 0.0
+        count = 1
+        at = column
+        for w in range(windows.size):
+            bound = max(t - windows[w], floor)
+            while i >= first and times[i] > bound:
+                v = values[i]
+                total += v
+                before += v
+                square += v * v
+                largest = max(largest, v)
+                count += 1
+                i -= 1
+            out[k, at] = count
+            out[k, at + 1] = total if w < sums else total / count
+            at += 2
+        history = count - 1
+        since = horizon
+        ratio = 1.0
+        z = 0.0
+        if history > 0:
+            since = t - times[slot - 1]
+            mean = before / history
+            if mean > 0.0:
+                ratio = a / mean
+            if history > 1:
+                deviation = math.sqrt(max(square / history - mean * mean, 0.0))
+                z = (a - mean) / max(deviation, 0.01 * mean + 0.01)
+                z = min(max(z, -10.0), 10.0)
+        largest = max(largest, a)
+        out[k, at] = since / 1000.0
+        out[k, at + 1] = ratio
+        out[k, at + 2] = z
+        out[k, at + 3] = a / largest if largest > 0.0 else 1.0
+    return rows.size, watermark
+
+
+@compiled
+def add_labels(  # type: ignore[no-untyped-def]
+    begin, rows, bucket, is_fraud, meta, times, values, heap, dirty, watermark, kept, events_max
+):
+    """Count labels begin.. in their buckets; stop where the arena is full. Returns (labels done, watermark)."""
+    for k in range(begin, rows.size):
+        b, row = bucket[k], rows[k]
+        mark = max(watermark, b)
+        if b > mark - kept:
+            one = 1 + (np.int64(is_fraud[k]) << 32)
+            start = meta[row, START]
+            slot = start + meta[row, LENGTH] - 1
+            while slot >= start and times[slot] > b:
+                slot -= 1
+            if slot >= start and times[slot] == b:
+                values[slot] += one
+            elif insert(meta, row, b, one, mark - kept, events_max, times, values, heap) < 0:
+                return k, watermark
+            dirty[row] = 1
+        watermark = mark
+    return rows.size, watermark
+
+
+@compiled
+def terminal_features(  # type: ignore[no-untyped-def]
+    rows, event_time, granularity, delay, meta, times, values, floor, windows, hours_per_bucket, recent, events_max, out, column
+):
+    """Write the labelled history of each terminal as known at its cutoff (delay, floor, windows in buckets)."""
+    mask = (1 << 32) - 1
+    for k in range(rows.size):
+        row, end = rows[k], event_time[k] // granularity - delay
+        first = 0
+        slot = -1
+        if row >= 0:
+            first = meta[row, START] + max(meta[row, LENGTH] - events_max, 0)
+            slot = meta[row, START] + meta[row, LENGTH] - 1
+            if slot >= first and times[slot] > end:
+                low, high = first, slot  # the first slot after `end` lies in [low, high]
+                while low < high:
+                    middle = (low + high) >> 1
+                    if times[middle] > end:
+                        high = middle
+                    else:
+                        low = middle + 1
+                slot = low - 1
+        total = np.int64(0)
+        since = windows[-1]
+        wanted = recent
+        last = 0.0
+        at = column
+        for w in range(windows.size):
+            bound = max(end - windows[w], floor)
+            while slot >= first and times[slot] > bound:
+                v = values[slot]
+                total += v
+                if v > mask and since == windows[-1]:
+                    since = end - times[slot]
+                if wanted > 0:
+                    count = v & mask
+                    used = min(wanted, count)
+                    last += used * ((v >> 32) / count)
+                    wanted -= used
+                slot -= 1
+            labelled = total & mask
+            out[k, at] = labelled
+            out[k, at + 1] = (total >> 32) / labelled if labelled > 0 else 0.0
+            at += 2
+        out[k, at] = since * hours_per_bucket
+        out[k, at + 1] = last
+
+
+@compiled
+def payment_columns(event_time, amount, sine, cosine, out, column):  # type: ignore[no-untyped-def]
+    """Write what a payment tells by itself; `sine` and `cosine` hold the daily circle by minute."""
+    for k in range(event_time.size):
+        day = event_time[k] // DAY_MS
+        minute = (event_time[k] - day * DAY_MS) // MINUTE_MS
+        out[k, column] = amount[k]
+        out[k, column + 1] = math.log1p(amount[k])
+        out[k, column + 2] = minute < 7 * 60
+        out[k, column + 3] = (day + 3) % 7 >= 5
+        out[k, column + 4] = sine[minute]
+        out[k, column + 5] = cosine[minute]

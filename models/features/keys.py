@@ -1,0 +1,61 @@
+"""Row numbers of keys: the bridge from names in records to rows of columnar state."""
+
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import repeat
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[np.int64]
+
+
+class KeyIndex(dict[Hashable, int]):
+    """Map each key to a row number; an unknown key takes a freed row, or else the next one.
+
+    A dict with `__missing__`, so that a batch is looked up by one C loop: Python code runs only for new keys.
+    """
+
+    __slots__ = ("_free", "_keys")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._keys: list[Hashable] = []
+        self._free: list[int] = []
+
+    def __missing__(self, key: Hashable) -> int:
+        if self._free:
+            row = self._free.pop()
+            self._keys[row] = key
+        else:
+            row = len(self._keys)
+            self._keys.append(key)
+        self[key] = row
+        return row
+
+    @property
+    def row_count(self) -> int:
+        """Rows ever handed out, freed ones included: the size that columns need."""
+        return len(self._keys)
+
+    def rows(self, keys: Sequence[Hashable]) -> Rows:
+        """Return the row of each key, int64[B]; unknown keys get one."""
+        return np.fromiter(map(self.__getitem__, keys), np.int64, len(keys))
+
+    def find(self, keys: Sequence[Hashable]) -> Rows:
+        """Return the row of each key, int64[B], -1 for unknown keys, which stay unknown."""
+        return np.fromiter(map(self.get, keys, repeat(-1)), np.int64, len(keys))
+
+    def key_of(self, row: int) -> Hashable:
+        """Return the key that holds `row`."""
+        return self._keys[row]
+
+    def evict(self, rows: Iterable[int]) -> None:
+        """Forget the keys of `rows`; the rows are handed out again.
+
+        Raises:
+            KeyError: a row holds no key.
+        """
+        for row in rows:
+            del self[self._keys[row]]
+            self._keys[row] = None
+            self._free.append(row)

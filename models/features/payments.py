@@ -1,0 +1,91 @@
+"""The row of features that the fraud model sees, the same in training and in serving."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.features import kernels
+from models.features.cards import CARD_FEATURES, CardHistory
+from models.features.terminals import TERMINAL_FEATURES, TerminalHistory
+
+PAYMENT_FEATURES: tuple[str, ...] = (
+    "amount",
+    "amount_log",
+    "is_night",
+    "is_weekend",
+    "hour_sin",
+    "hour_cos",
+)
+FRAUD_FEATURES: tuple[str, ...] = PAYMENT_FEATURES + CARD_FEATURES + TERMINAL_FEATURES
+
+_MINUTES = np.arange(24 * 60) * (2 * np.pi / (24 * 60))
+
+
+class PaymentFeatures:
+    """Features of payments from their own fields, their card's history and their terminal's.
+
+    Args:
+        cards: recorded into by `build`.
+        terminals: read by `build`.
+    """
+
+    def __init__(self, cards: CardHistory, terminals: TerminalHistory) -> None:
+        self.cards = cards
+        self.terminals = terminals
+        self._sine = np.sin(_MINUTES)
+        self._cosine = np.cos(_MINUTES)
+
+    def build(
+        self,
+        cards: Sequence[str],
+        terminals: Sequence[str],
+        event_time: npt.NDArray[np.int64],
+        amount: npt.NDArray[np.float64],
+        out: npt.NDArray[np.float32] | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Record payments in the order given and return the features of each, as it was known at its time.
+
+        Args:
+            cards: card ids, length B.
+            terminals: terminal ids, length B.
+            event_time: int64[B], ms since the epoch.
+            amount: float64[B], finite and >= 0.
+            out: float32[B, F], C-contiguous, to write to instead of a new matrix.
+
+        Returns:
+            float32[B, F], columns in FRAUD_FEATURES order. Night is before 07:00 and weekend Saturday and Sunday, in UTC.
+        """
+        if out is None:
+            out = np.empty((len(cards), len(FRAUD_FEATURES)), np.float32)
+        kernels.payment_columns(event_time, amount, self._sine, self._cosine, out, 0)
+        column = len(PAYMENT_FEATURES)
+        self.cards.update_into(cards, event_time, amount, out, column)
+        self.terminals.features_into(terminals, event_time, out, column + len(CARD_FEATURES))
+        return out
+
+
+def replay(
+    features: PaymentFeatures, columns: dict[str, Any], batch_records: int = 2048
+) -> npt.NDArray[np.float32]:
+    """Return the features of labelled payments of the past, as a worker would have seen them with labels 7 days late.
+
+    Args:
+        features: history before the first payment; holds the history after the last one on return.
+        columns: card_id and terminal_id (sequences of str), event_time (int64[N], ms, ascending), amount (float64[N]),
+            is_fraud (bool[N]).
+        batch_records: records a step; changes nothing but speed.
+
+    Returns:
+        float32[N, F], columns in FRAUD_FEATURES order.
+    """
+    event_time, is_fraud = columns["event_time"], columns["is_fraud"]
+    out = np.empty((len(event_time), len(FRAUD_FEATURES)), np.float32)
+    for begin in range(0, len(event_time), batch_records):
+        part = slice(begin, begin + batch_records)
+        terminals = columns["terminal_id"][part]
+        features.build(columns["card_id"][part], terminals, event_time[part], columns["amount"][part], out[part])
+        # The labels of this batch are at least the label delay younger than any cutoff that could see them.
+        features.terminals.add(terminals, event_time[part], is_fraud[part])
+    return out

@@ -1,0 +1,121 @@
+"""Fraud history of each terminal, as known once labels have come in.
+
+Rules, all in event time of the labelled payments:
+
+- A payment at t sees labels up to cutoff(t) = floor(t, granularity) - delay, in exact windows (cutoff - W, cutoff].
+- Labels are counted per (terminal, bucket of one granularity), so that a busy terminal costs no more than a quiet one, and the
+  features are a function of the *set* of labels: the order in which they come never matters.
+- Labels more than KEPT_MS (beyond delay and granularity) behind the newest label of all are forgotten, whatever terminal they belong
+  to. A payment at most 30 days behind that newest label therefore sees all of its windows.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.features import kernels
+from models.features.event_log import EventLog
+from models.features.keys import KeyIndex
+
+HOUR_MS = 3_600_000
+DAY_MS = 86_400_000
+
+LABEL_DELAY_MS = 7 * DAY_MS
+LABEL_GRANULARITY_MS = HOUR_MS
+WINDOWS_MS = (DAY_MS, 7 * DAY_MS, 30 * DAY_MS)
+# The longest window, and as much again for payments that come late or are replayed after their labels.
+KEPT_MS = 2 * WINDOWS_MS[-1]
+RECENT_LABELS = 5
+BUCKETS_PER_TERMINAL_MAX = 1 << 16
+
+TERMINAL_FEATURES: tuple[str, ...] = (
+    "terminal_labelled_1d",
+    "terminal_risk_1d",
+    "terminal_labelled_7d",
+    "terminal_risk_7d",
+    "terminal_labelled_30d",
+    "terminal_risk_30d",
+    "terminal_hours_since_fraud",
+    "terminal_recent_frauds",
+)
+
+
+class TerminalHistory:
+    """Labelled payments of every terminal, and the features they give.
+
+    Args:
+        delay_ms: how long labels take to be known; a whole number of granularities.
+        granularity_ms: width of a bucket; divides a day. 1 gives the windows of the source to the millisecond.
+
+    Source:
+        Le Borgne et al., Reproducible Machine Learning for Credit Card Fraud Detection (2022), chapter 3.
+    """
+
+    def __init__(self, delay_ms: int = LABEL_DELAY_MS, granularity_ms: int = LABEL_GRANULARITY_MS) -> None:
+        assert granularity_ms > 0 and delay_ms % granularity_ms == 0 and DAY_MS % granularity_ms == 0
+        self._delay_ms = delay_ms
+        self._granularity_ms = granularity_ms
+        self._index = KeyIndex()
+        self._log = EventLog(np.int64, BUCKETS_PER_TERMINAL_MAX)
+        self._windows = np.array(WINDOWS_MS, np.int64) // granularity_ms
+        self._kept = (KEPT_MS + delay_ms) // granularity_ms + 1
+        self._watermark = kernels.NEVER
+
+    def __len__(self) -> int:
+        """Terminals held."""
+        return len(self._index)
+
+    def add(
+        self, terminals: Sequence[str], event_time: npt.NDArray[np.int64], is_fraud: npt.NDArray[np.bool_]
+    ) -> None:
+        """Count labels, each once; the caller drops repeats.
+
+        Args:
+            terminals: terminal ids, length B.
+            event_time: int64[B], ms since the epoch, of the labelled payments.
+            is_fraud: bool[B].
+        """
+        assert len(terminals) == len(event_time) == len(is_fraud)
+        rows = self._index.rows(terminals)
+        log = self._log
+        log.reserve_rows(self._index.row_count)
+        bucket = -(-event_time // self._granularity_ms)
+
+        def step(begin: int) -> int:
+            done, self._watermark = kernels.add_labels(
+                begin, rows, bucket, is_fraud, log.meta, log.times, log.values, log.heap, log.dirty, self._watermark,
+                self._kept, log.events_per_key_max,
+            )  # fmt: skip
+            return int(done)
+
+        log.run(step, len(rows))
+
+    def features(self, terminals: Sequence[str], event_time: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Return what was known of each terminal at each time.
+
+        Args:
+            terminals: terminal ids, length B.
+            event_time: int64[B], ms since the epoch, of the payments to score.
+
+        Returns:
+            float64[B, len(TERMINAL_FEATURES)]: labelled payments and their fraud share in each window; hours from the
+            last known fraud to the cutoff, 720 where there is none in 30 days; frauds among the last 5 labelled
+            payments (of a bucket that holds more than are wanted, its share).
+        """
+        out = np.empty((len(terminals), len(TERMINAL_FEATURES)))
+        self.features_into(terminals, event_time, out, 0)
+        return out
+
+    def features_into(
+        self, terminals: Sequence[str], event_time: npt.NDArray[np.int64], out: npt.NDArray[Any], column: int
+    ) -> None:
+        """Do `features`, writing to `out[:, column:column + len(TERMINAL_FEATURES)]`, float32 or float64."""
+        assert len(terminals) == len(event_time) == len(out)
+        log = self._log
+        kernels.terminal_features(
+            self._index.find(terminals), event_time, self._granularity_ms, self._delay_ms // self._granularity_ms,
+            log.meta, log.times, log.values, self._watermark - self._kept, self._windows,
+            self._granularity_ms / HOUR_MS, RECENT_LABELS, log.events_per_key_max, out, column,
+        )  # fmt: skip

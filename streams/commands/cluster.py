@@ -1,0 +1,60 @@
+"""Reaching the cluster from a command: one client, one deadline, sentences that say what to do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from streams.errors import KafkaUnavailable
+from streams.settings import Settings
+
+# A healthy cluster answers in milliseconds; ten seconds cover a broker that is still starting.
+ANSWER_S_MAX = 10.0
+# librdkafka prints each failed connection on stderr; the commands say it once, in a sentence.
+QUIET = {"log_level": 0}
+
+
+def connect(settings: Settings) -> AdminClient:
+    """Return an admin client of a cluster that has just answered.
+
+    Raises:
+        KafkaUnavailable: no broker answered within ANSWER_S_MAX, or refused the client.
+        SettingsError: no address is set and no embedded broker runs.
+    """
+    seen: list[str] = []
+    config = settings.librdkafka()
+    try:
+        admin = AdminClient({**config, **QUIET, "error_cb": lambda error: seen.append(error.str())})
+        admin.list_topics(timeout=ANSWER_S_MAX)
+    except KafkaException as exc:
+        cause = seen[0] if seen else exc.args[0].str()
+        raise KafkaUnavailable(
+            f"bootstrap_servers={config['bootstrap.servers']}: expected a broker's answer within {ANSWER_S_MAX:.0f} s, "
+            f"got {cause!r}; check the address and the security settings, or run `streams kafka start`"
+        ) from exc
+    return admin
+
+
+def partition_counts(admin: AdminClient) -> dict[str, int]:
+    """Return the number of partitions of each topic of the cluster."""
+    try:
+        topics = admin.list_topics(timeout=ANSWER_S_MAX).topics
+    except KafkaException as exc:
+        raise KafkaUnavailable(f"the cluster stopped answering: {exc.args[0].str()}; check the broker") from exc
+    return {name: len(topic.partitions) for name, topic in topics.items()}
+
+
+def require_topics(admin: AdminClient, names: Iterable[str]) -> dict[str, int]:
+    """Return the partition counts of `names`.
+
+    Raises:
+        KafkaUnavailable: one does not exist.
+    """
+    found = partition_counts(admin)
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise KafkaUnavailable(f"topic {', '.join(missing)}: does not exist on this cluster; run `streams topics create`")
+    return {name: found[name] for name in names}

@@ -1,0 +1,278 @@
+"""`streams produce`: events from the simulator or from a file, with progress and a count of what the broker confirmed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from streams.commands.delivery import Delivery
+    from streams.commands.replay import Replay
+
+SIMULATE: Final = "simulate"
+UNITS_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+class Pairs(click.ParamType):
+    """`NAME=VALUE[,NAME=VALUE...]`."""
+
+    name = "name=value,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, str]:
+        """Return the pairs of one use of the option."""
+        if isinstance(value, dict):
+            return value
+        pairs: dict[str, str] = {}
+        for pair in str(value).split(","):
+            name, equals, right = pair.partition("=")
+            if not (name.strip() and equals and right.strip()):
+                self.fail(f"expected NAME=VALUE[,NAME=VALUE...], got {pair!r}", param, ctx)
+            pairs[name.strip()] = right.strip()
+        return pairs
+
+
+class Duration(click.ParamType):
+    """`7d`, `12h`, `30m`, `90s`, `500ms` or a number of seconds, as milliseconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return milliseconds."""
+        if isinstance(value, int):
+            return value
+        text = str(value).strip()
+        number = text.rstrip("abcdefghijklmnopqrstuvwxyz")
+        unit = text[len(number) :] or "s"
+        try:
+            duration_ms = float(number) * UNITS_MS[unit]
+        except (ValueError, KeyError):
+            self.fail(f"expected a duration such as 7d, 12h, 30m or 90s, got {value!r}", param, ctx)
+        if not 0 <= duration_ms < 1e15:
+            self.fail(f"expected a duration of at least 0, got {value!r}", param, ctx)
+        return int(duration_ms)
+
+
+@click.command(context_settings={"max_content_width": 110})
+@click.argument("source", metavar="simulate|FILE")
+@click.option(
+    "--topic",
+    type=click.Choice(["transactions", "clickstream"]),
+    help="Topic of the events. FILE: transactions unless given; simulate: both, half of the rate each.",
+)
+@click.option("--columns", type=Pairs(), multiple=True, help="FIELD=COLUMN,...: which column of FILE holds a field.")
+@click.option("--constant", type=Pairs(), multiple=True, help="FIELD=VALUE,...: the same value for each record of FILE.")
+@click.option("--labels", metavar="COLUMN", help="Column of FILE that tells fraud (1, true); published as labels.")
+@click.option(
+    "--label-delay", type=Duration(), default="7d", show_default=True, help="Event time from a payment to its label."
+)
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Records per second (default: as fast as they go).")
+@click.option("--speedup", type=click.FloatRange(min=0, min_open=True), help="Event time goes this many times faster than the clock.")
+@click.option("--limit", type=click.IntRange(min=1), help="Stop after this many records.")
+@click.option(
+    "--order",
+    type=click.Choice(["time", "file"]),
+    default="time",
+    show_default=True,
+    help="Send FILE by event time (sorted in memory where it is not), or as its rows stand.",
+)
+@click.option("--seed", type=int, default=7, show_default=True, help="Seed of the simulator.")
+def produce(
+    source: str,
+    topic: str | None,
+    columns: tuple[dict[str, str], ...],
+    constant: tuple[dict[str, str], ...],
+    labels: str | None,
+    label_delay: int,
+    rate: float | None,
+    speedup: float | None,
+    limit: int | None,
+    order: str,
+    seed: int,
+) -> None:
+    """Produce simulated events, or those of a parquet, CSV or NDJSON file, and count what the broker confirms.
+
+    FILE needs a column for each required field of the topic (`streams topics describe transactions`). Columns called as
+    the fields are found; others are named with --columns FIELD=COLUMN. Any other column stays behind. Types are
+    converted: identifiers become text, a time may be a timestamp (UTC without a zone), RFC 3339 text, or seconds or
+    milliseconds since the epoch. Without a column for transaction_id or event_id, the file's name and the row's number
+    make one.
+
+    --labels publishes each payment's label to transaction-labels when the event time of the payments sent has moved on
+    by --label-delay: before the payments of that time, and what is left at the end.
+
+    \b
+    Examples:
+      streams produce simulate --rate 1000
+      streams produce simulate --topic clickstream --limit 100000
+      streams produce payments.parquet --labels fraud \\
+          --columns transaction_id=tx_id,event_time=ts,card_id=customer,terminal_id=terminal
+      streams produce clicks.csv --topic clickstream --speedup 3600 \\
+          --columns event_time=Time,session_id=SessionId,item_id=ItemId --constant event_type=view
+
+    Exit code 1 when a record was not confirmed.
+    """
+    if rate is not None and speedup is not None:
+        raise click.UsageError("--rate and --speedup exclude each other: one clock decides when a record goes")
+    if source == SIMULATE:
+        given = {"--columns": columns, "--constant": constant, "--labels": labels}
+        if wrong := [name for name, value in given.items() if value]:
+            raise click.UsageError(f"{', '.join(wrong)}: only for a FILE; the simulator names its own fields and labels")
+        _produce_simulated(topic, label_delay, rate, speedup, limit, seed)
+        return
+    path = Path(source)
+    if not path.is_file():
+        raise click.BadParameter(f"expected 'simulate' or a file, got {source!r}, which does not exist", param_hint="simulate|FILE")
+    if labels and topic == "clickstream":
+        raise click.UsageError("--labels: clicks have no labels; leave it out or use --topic transactions")
+    if labels and order == "file":
+        raise click.UsageError("--labels: a delay in event time needs --order time")
+    if speedup and order == "file":
+        raise click.UsageError("--speedup: event time that may step back needs --order time")
+    _produce_file(path, topic or "transactions", _merged(columns), _merged(constant), labels, label_delay, rate, speedup, limit, order)
+
+
+def _merged(pairs: tuple[dict[str, str], ...]) -> dict[str, str]:
+    return {name: value for group in pairs for name, value in group.items()}
+
+
+def _produce_file(
+    path: Path,
+    topic_name: str,
+    columns: dict[str, str],
+    constants: dict[str, str],
+    labels: str | None,
+    label_delay_ms: int,
+    rate: float | None,
+    speedup: float | None,
+    limit: int | None,
+    order: str,
+) -> None:
+    from streams.commands.cluster import connect, require_topics
+    from streams.commands.delivery import Delivery
+    from streams.commands.event_files import EventFile
+    from streams.commands.replay import Pace, Replay
+    from streams.settings import load_settings
+    from streams.topics import ALL, LABELS
+
+    settings = load_settings()
+    topic = next(t for t in ALL if t.name == topic_name)
+    file = EventFile(path, topic, columns=columns, constants=constants, label=labels)
+    require_topics(connect(settings), [topic.name, *([LABELS.name] if labels else [])])
+    extent = file.extent()
+    total = extent.records if limit is None else min(limit, extent.records)
+    sort = order == "time" and not extent.in_time_order
+    click.echo(
+        f"{path.name}: {extent.records:,} records from {_utc(extent.event_time_min)} to {_utc(extent.event_time_max)}"
+        + (", sorted by event time" if sort else ""),
+        err=True,
+    )
+    with Delivery(settings) as delivery:
+        replay = Replay(
+            file.slices(sort=sort, limit=limit),
+            topic,
+            delivery,
+            Pace(rate=rate, speedup=speedup),
+            label_delay_ms=label_delay_ms if labels else None,
+        )
+        _run([replay], delivery, total)
+
+
+def _produce_simulated(
+    topic_name: str | None, label_delay_ms: int, rate: float | None, speedup: float | None, limit: int | None, seed: int
+) -> None:
+    from streams.commands import simulated
+    from streams.commands.cluster import connect, require_topics
+    from streams.commands.delivery import Delivery
+    from streams.commands.replay import Pace, Replay
+    from streams.settings import load_settings
+    from streams.topics import CLICKSTREAM, LABELS, TRANSACTIONS
+
+    settings = load_settings()
+    chosen = [t for t in (TRANSACTIONS, CLICKSTREAM) if topic_name in (None, t.name)]
+    require_topics(connect(settings), [*(t.name for t in chosen), *([LABELS.name] if TRANSACTIONS in chosen else [])])
+    share = None if rate is None else rate / len(chosen)
+    with Delivery(settings) as delivery:
+        replays = []
+        for topic in chosen:
+            pace = Pace(rate=share, speedup=speedup)
+            # An odd record goes to the payments.
+            count = None if limit is None else (limit + (topic is TRANSACTIONS and len(chosen) > 1)) // len(chosen)
+            if topic is TRANSACTIONS:
+                slices = simulated.payments(seed, limit=count)
+                replays.append(Replay(slices, topic, delivery, pace, label_delay_ms=label_delay_ms))
+            else:
+                replays.append(Replay(simulated.clicks(seed, limit=count), topic, delivery, pace))
+        _run(replays, delivery, limit)
+
+
+def _run(replays: list[Replay], delivery: Delivery, total: int | None) -> None:
+    from streams.commands.replay import run
+
+    started = time.monotonic()
+    try:
+        with _progress_bar(replays, delivery, total) as tick:
+            run(replays, delivery, tick=tick)
+    finally:
+        seconds = time.monotonic() - started
+        for replay in replays:
+            click.echo(f"{replay.events:,} records to {replay.topic.name}" + (f", {replay.labels:,} labels" if replay.labels else ""))
+        click.echo(
+            f"{delivery.confirmed:,} confirmed by the broker, {delivery.failed:,} failed, {delivery.waiting:,} unknown "
+            f"in {seconds:.1f} s: {delivery.confirmed / seconds:,.0f} records/s"
+        )
+
+
+@contextmanager
+def _progress_bar(replays: list[Replay], delivery: Delivery, total: int | None) -> Iterator[Callable[[], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:>12}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+        refresh_per_second=5,
+    )
+    started = time.monotonic()
+    shown = started
+    with bar:
+        task = bar.add_task("sending", total=total, rate="")
+
+        def tick() -> None:
+            nonlocal shown
+            now = time.monotonic()
+            if now - shown < 0.2:
+                return
+            shown = now
+            events = sum(replay.events for replay in replays)
+            clock = max(replay.event_time for replay in replays)
+            problem = f"  {delivery.failed:,} failed" if delivery.failed else ""
+            bar.update(
+                task,
+                completed=events,
+                description=_utc(clock) + problem if clock else "sending",
+                rate=f"{events / (now - started):,.0f}/s",
+            )
+
+        yield tick
+
+
+def _utc(event_time: int) -> str:
+    try:
+        return datetime.fromtimestamp(event_time / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+    except (ValueError, OverflowError, OSError):
+        return f"{event_time} ms"

@@ -1,0 +1,185 @@
+"""`streams topics`: the declared topics on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from streams.commands.cluster import ANSWER_S_MAX, connect, partition_counts
+from streams.errors import KafkaUnavailable
+from streams.settings import Settings, load_settings
+from streams.topics import ALL, TRANSACTIONS, Topic
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """What `create_topics` found or did: `created` is False for a topic that existed with the right partitions."""
+
+    topic: Topic
+    partitions: int
+    created: bool
+
+
+def create_topics(admin: AdminClient, settings: Settings, topics: Sequence[Topic] = ALL) -> list[Creation]:
+    """Create those of `topics` that do not exist; leave the others as they are.
+
+    Args:
+        admin: client of the cluster.
+        settings: partitions and replication_factor of new topics.
+        topics: declared topics.
+
+    Returns:
+        One entry a topic, in order.
+
+    Raises:
+        KafkaUnavailable: the cluster refuses, or a topic exists with another number of partitions.
+    """
+    found = partition_counts(admin)
+    # Topics keyed alike must be partitioned alike: a card's payments and state meet in one worker.
+    wrong = [
+        f"{topic.name} has {found[topic.name]} instead of {topic.partition_count(settings.partitions)}"
+        for topic in topics
+        if topic.name in found and found[topic.name] != topic.partition_count(settings.partitions)
+    ]
+    if wrong:
+        raise KafkaUnavailable(
+            f"partitions={settings.partitions}: {'; '.join(wrong)}; set partitions to what the cluster has, "
+            "or delete the topics (their records with them) and run `streams topics create` again"
+        )
+    new = {
+        topic.name: NewTopic(
+            topic.name,
+            num_partitions=topic.partition_count(settings.partitions),
+            replication_factor=settings.replication_factor,
+            config=topic.config,
+        )
+        for topic in topics
+        if topic.name not in found
+    }
+    created: set[str] = set()
+    futures = admin.create_topics(list(new.values()), request_timeout=ANSWER_S_MAX) if new else {}
+    for name, future in futures.items():
+        try:
+            future.result()
+            created.add(name)
+        except KafkaException as exc:
+            # Someone else's create won the race: the topic is there, which is what was asked for.
+            if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise KafkaUnavailable(
+                    f"topic {name}: the cluster refused to create it with {settings.partitions} partitions and "
+                    f"replication_factor={settings.replication_factor}: {exc.args[0].str()}"
+                ) from exc
+    return [Creation(t, t.partition_count(settings.partitions), t.name in created) for t in topics]
+
+
+@click.group()
+def topics() -> None:
+    """List, create and describe the topics; write their schemas.
+
+    \b
+    Examples:
+      streams topics create
+      streams topics list
+      streams topics describe transactions
+      streams topics schemas config
+    """
+
+
+@topics.command("create")
+@click.option("--partitions", type=click.IntRange(1, 1000), help="Partitions of new topics (default: the setting, 4).")
+@click.option("--replication-factor", type=click.IntRange(1, 9), help="Replicas of new topics (default: the setting, 1).")
+def create(partitions: int | None, replication_factor: int | None) -> None:
+    """Create the topics that do not exist yet; harmless when they do.
+
+    \b
+    Example:
+      streams topics create --partitions 12 --replication-factor 3
+    """
+    given = {"partitions": partitions, "replication_factor": replication_factor}
+    settings = load_settings(**{key: value for key, value in given.items() if value is not None})
+    for creation in create_topics(connect(settings), settings):
+        state = "created" if creation.created else "exists"
+        click.echo(f"{state:<8} {creation.topic.name:<24} {creation.partitions} partitions")
+
+
+@topics.command("list")
+def list_() -> None:
+    """Print each declared topic: partitions on the cluster, key, what it holds.
+
+    \b
+    Example:
+      streams topics list
+    """
+    found = partition_counts(connect(load_settings()))
+    for topic in ALL:
+        count = f"{found[topic.name]} partitions" if topic.name in found else "missing"
+        click.echo(f"{topic.name:<24} {count:<14} key {topic.key or '-':<12} {_meaning(topic)}")
+    missing = [topic.name for topic in ALL if topic.name not in found]
+    if missing:
+        raise KafkaUnavailable(f"{len(missing)} topics are missing; run `streams topics create`")
+
+
+@topics.command("describe")
+@click.argument("name", type=click.Choice([topic.name for topic in ALL]), metavar="TOPIC", default=TRANSACTIONS.name)
+def describe(name: str) -> None:
+    """Print one topic: partitions with their offsets, settings on the cluster, fields of its records.
+
+    \b
+    Examples:
+      streams topics describe transactions
+      streams topics describe dead-letters
+    """
+    import msgspec
+    from confluent_kafka import Consumer, TopicPartition
+
+    from streams.commands.cluster import QUIET, require_topics
+
+    settings = load_settings()
+    admin = connect(settings)
+    topic = next(topic for topic in ALL if topic.name == name)
+    count = require_topics(admin, [name])[name]
+    click.echo(f"{name}: {_meaning(topic)}\n")
+    consumer = Consumer({**settings.librdkafka(), **QUIET, "group.id": "streams-describe", "enable.auto.commit": False})
+    try:
+        for partition in range(count):
+            low, high = consumer.get_watermark_offsets(TopicPartition(name, partition), timeout=ANSWER_S_MAX)
+            click.echo(f"  partition {partition:<4} offsets {low:,} to {high:,}")
+    finally:
+        consumer.close()
+    resource = ConfigResource(ResourceType.TOPIC, name)
+    config = admin.describe_configs([resource], request_timeout=ANSWER_S_MAX)[resource].result()
+    click.echo()
+    for key, declared in topic.config.items():
+        actual = config[key].value
+        click.echo(f"  {key:<28} {actual}" + ("" if actual == declared else f"   (declared: {declared})"))
+    if topic.schema is not None:
+        click.echo()
+        for field in msgspec.structs.fields(topic.schema):
+            marks = ("key, " if field.name == topic.key else "") + ("required" if field.required else "optional")
+            click.echo(f"  {field.encode_name:<28} {marks}")
+
+
+@topics.command("schemas")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default=Path("config"))
+def schemas(folder: Path) -> None:
+    """Write the JSON Schema of each public topic and the AsyncAPI document into FOLDER (default: config).
+
+    \b
+    Example:
+      streams topics schemas config
+    """
+    from streams.schemas import write_schemas
+
+    for path in write_schemas(folder):
+        click.echo(str(path))
+
+
+def _meaning(topic: Topic) -> str:
+    if topic.schema is None:
+        return "State of the workers; nothing to read."
+    return (topic.schema.__doc__ or "").strip().partition("\n")[0]

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -308,7 +308,7 @@ def _first_bad_byte(value: bytes) -> str | None:
 def _event_times(events: list[Event]) -> NDArray[np.int64]:
     times = [event.event_time for event in events]
     try:
-        return np.fromiter(times, np.int64, len(times))  # type: ignore[arg-type]
+        return np.fromiter(times, np.int64, len(times))
     except TypeError:  # some are RFC 3339 text, which msgspec has made a datetime
         milliseconds = [time if isinstance(time, int) else (time - _EPOCH) // _MILLISECOND for time in times]
         return np.array(milliseconds, np.int64)
@@ -316,10 +316,10 @@ def _event_times(events: list[Event]) -> NDArray[np.int64]:
 
 def _texts(ids: list[str | int]) -> list[str]:
     try:
-        "".join(ids)  # type: ignore[arg-type]  # the cheapest test that all are text: 17 ns an id
+        "".join(texts := cast("list[str]", ids))  # the cheapest test that all are text: 17 ns an id
     except TypeError:
         return [str(identifier) for identifier in ids]
-    return ids  # type: ignore[return-value]
+    return texts
 
 
 def _diagnose(value: bytes, error: Exception) -> tuple[str, str]:
@@ -337,10 +337,12 @@ def _diagnose(value: bytes, error: Exception) -> tuple[str, str]:
         if code == "out-of-range" and "$.event_time" in phrase:
             code = "absurd-time"
         return code, _sentence(value, phrase)
-    if "truncated" in phrase:
+    constants = _constants(value)
+    if constants:
+        return "not-finite", f"expected finite numbers, got {constants[0]}"
+    # msgspec also says "truncated" of half a surrogate pair near the end, which other decoders accept.
+    if "truncated" in phrase and constants is None:
         return "truncated", f"expected a complete JSON object, got the first {len(value)} bytes of one"
-    if _holds_constant(value):
-        return "not-finite", "expected finite numbers, got NaN or Infinity"
     return "not-json", f"expected JSON, got {_shown(value)}: {phrase}"
 
 
@@ -366,11 +368,11 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _SHOWN_CHARS_MAX else f"{text[:_SHOWN_CHARS_MAX]}..."
 
 
-def _holds_constant(value: bytes) -> bool:
-    """Return whether the value would be JSON but for NaN or Infinity, which many serialisers write."""
+def _constants(value: bytes) -> list[str] | None:
+    """Return each NaN or Infinity, which many serialisers write, in what is otherwise JSON; None where it is not."""
     constants: list[str] = []
     try:
         json.loads(value, parse_constant=constants.append, parse_int=str, parse_float=str)
     except (ValueError, RecursionError):
-        return False
-    return bool(constants)
+        return None
+    return constants

@@ -13,7 +13,6 @@ ID_CHARS_MAX: Final = 128
 EVENT_TIME_MS_MIN: Final = 946_684_800_000  # 2000-01-01: seconds, or days, sent as milliseconds fall before it
 EVENT_TIME_MS_MAX: Final = 253_402_300_799_999  # 9999-12-31, the last instant that RFC 3339 can write
 AMOUNT_MAX: Final = 1e12  # a payment above it, in any currency, is an error of units
-REASONS_MAX: Final = 16
 
 _IdText = Annotated[str, Meta(min_length=1, max_length=ID_CHARS_MAX)]
 _IdInteger = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -95,7 +94,7 @@ class Decision(Struct, frozen=True):
     score: Annotated[Probability, Meta(description="Calibrated probability of fraud.")]
     decision: Literal["approve", "review", "decline"]
     confidence: Annotated[Probability, Meta(description="Probability that the decision is right.")]
-    reasons: Annotated[list[Reason], Meta(max_length=REASONS_MAX, description="Largest first; empty when approved.")]
+    reasons: Annotated[list[Reason], Meta(description="Largest first; empty when approved.")]
     model: str
     model_version: Digest
     decided_at: OutputTime

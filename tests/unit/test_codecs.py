@@ -1,0 +1,267 @@
+"""Decoding of input events: what passes, what is set aside, and under which code."""
+
+import base64
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from streams.codecs import (
+    REJECTION_CODES,
+    Limits,
+    decode_clicks,
+    decode_labels,
+    decode_transactions,
+    encode_dead_letter,
+)
+from streams.events import DeadLetter
+
+NOW_MS = 1_712_345_678_901
+LIMITS = Limits()
+PAYMENT: dict[str, Any] = {
+    "transaction_id": "tx-1",
+    "event_time": NOW_MS - 5_000,
+    "card_id": "card-42",
+    "terminal_id": "terminal-7",
+    "amount": 57.16,
+}
+CLICK: dict[str, Any] = {
+    "event_id": "click-1",
+    "event_time": NOW_MS,
+    "session_id": "session-9",
+    "item_id": "item-3",
+    "event_type": "view",
+}
+LABEL: dict[str, Any] = {key: PAYMENT[key] for key in PAYMENT if key != "amount"} | {"is_fraud": True}
+GOOD = json.dumps(PAYMENT).encode()
+
+
+def payment(**changes: Any) -> bytes:
+    return json.dumps(PAYMENT | changes).encode()
+
+
+def without(key: str) -> bytes:
+    return json.dumps({name: value for name, value in PAYMENT.items() if name != key}).encode()
+
+
+def with_raw(name: str, raw: bytes) -> bytes:
+    return GOOD[:-1] + b', "' + name.encode() + b'": ' + raw + b"}"
+
+
+def with_amount(raw: bytes) -> bytes:
+    return GOOD.replace(b"57.16", raw)
+
+
+BAD: dict[str, tuple[bytes | None, str, str]] = {
+    "no value": (None, "null-value", "without a value"),
+    "no bytes": (b"", "empty", "got 0 bytes"),
+    "white space": (b" \n\t ", "empty", "got 4 bytes"),
+    "over the cap": (with_raw("note", b'"' + b"x" * 65_536 + b'"'), "too-large", "record_bytes_max=65536"),
+    "bad UTF-8 in an id": (GOOD.replace(b"card-42", b"card\xff42"), "not-utf8", "0xff"),
+    "bad UTF-8 in an unknown field": (with_raw("note", b'"\xc3("'), "not-utf8", "0xc3"),
+    "bad UTF-8 in an unknown key": (GOOD[:-1] + b', "\xff": 1}', "not-utf8", "0xff"),
+    "surrogate as UTF-8": (with_raw("note", b'"\xed\xa0\x80"'), "not-utf8", "0xed"),
+    "UTF-16": (json.dumps(PAYMENT).encode("utf-16"), "not-utf8", "0xff"),
+    "cut in a string": (GOOD[:20], "truncated", "first 20 bytes"),
+    "cut before the brace": (GOOD[:-1], "truncated", "complete"),
+    "no JSON": (b"hello", "not-json", "hello"),
+    "binary": (b"\x00\x00\x00\x00\x07Htx-1", "not-json", "malformed"),
+    "two documents": (GOOD + GOOD, "not-json", "trailing"),
+    "single quotes": (GOOD.replace(b'"', b"'"), "not-json", "malformed"),
+    "trailing comma": (GOOD[:-1] + b",}", "not-json", "trailing comma"),
+    "byte order mark": (b"\xef\xbb\xbf" + GOOD, "not-json", "malformed"),
+    "half a surrogate pair": (with_raw("note", b'"\\ud800"'), "not-json", "JSON"),
+    "half a surrogate pair in an id": (GOOD.replace(b"card-42", b"\\udc00"), "not-json", "surrogate"),
+    "NaN": (payment(amount=float("nan")), "not-finite", "NaN"),
+    "Infinity": (payment(amount=float("inf")), "not-finite", "Infinity"),
+    "minus Infinity": (payment(amount=float("-inf")), "not-finite", "Infinity"),
+    "overflow": (with_amount(b"1e400"), "not-finite", "amount"),
+    "integer of 5,000 digits": (with_amount(b"9" * 5000), "not-finite", "amount"),
+    "nested 33 deep": (with_raw("note", b"[" * 32 + b"]" * 32), "too-deep", "32"),
+    "nested 5,000 deep": (with_raw("note", b"[" * 5000 + b"]" * 5000), "too-deep", "32"),
+    "nested without an end": (b'{"a":' * 5000, "too-deep", "32"),
+    "same key twice": (with_raw("amount", b"1.0"), "duplicate-key", "twice"),
+    "same key twice, one escaped": (with_raw("\\u0061mount", b"1.0"), "duplicate-key", "twice"),
+    "same unknown key twice, nested": (with_raw("note", b'{"a": {"b": 1, "c": 2, "b": 3}}'), "duplicate-key", "twice"),
+    "an array": (b"[" + GOOD + b"]", "not-an-object", "array"),
+    "JSON null": (b"null", "not-an-object", "null"),
+    "a JSON text": (b'"tx-1"', "not-an-object", "str"),
+    "field absent": (without("card_id"), "missing-field", "card_id"),
+    "amount as text": (payment(amount="57.16"), "wrong-type", "amount"),
+    "amount as a bool": (payment(amount=True), "wrong-type", "amount"),
+    "id null": (payment(card_id=None), "wrong-type", "card_id"),
+    "id an object": (payment(terminal_id={"id": 7}), "wrong-type", "terminal_id"),
+    "id a float": (payment(terminal_id=7.5), "wrong-type", "terminal_id"),
+    "event_time a float": (payment(event_time=1.5), "wrong-type", "event_time"),
+    "optional field of another type": (payment(currency=978), "wrong-type", "currency"),
+    "negative amount": (payment(amount=-1.5), "out-of-range", "got -1.5"),
+    "absurd amount": (payment(amount=1e13), "out-of-range", "amount"),
+    "integer id beyond 64 bits": (payment(card_id=2**63), "out-of-range", "card_id"),
+    "empty id": (payment(card_id=""), "bad-length", "card_id"),
+    "id of 129 characters": (payment(card_id="x" * 129), "bad-length", "128"),
+    "currency of 4 letters": (payment(currency="EURO"), "bad-length", "currency"),
+    "time without offset": (payment(event_time="2024-04-05T19:34:38"), "bad-time", "timezone"),
+    "time as a date": (payment(event_time="2024-04-05"), "bad-time", "event_time"),
+    "time as words": (payment(event_time="yesterday"), "bad-time", "got 'yesterday'"),
+    "time in seconds": (payment(event_time=NOW_MS // 1000), "absurd-time", "event_time"),
+    "time in microseconds": (payment(event_time=NOW_MS * 1000), "absurd-time", "event_time"),
+    "time of 30 digits": (payment(event_time=10**30), "absurd-time", "event_time"),
+    "time a second past the horizon": (payment(event_time=NOW_MS + 86_401_000), "absurd-time", "event_time"),
+    "text time before 2000": (payment(event_time="1999-12-31T23:59:59Z"), "absurd-time", "event_time"),
+    "text time in year 1": (payment(event_time="0001-01-01T00:00:00+10:00"), "absurd-time", "event_time"),
+}
+
+
+@pytest.mark.parametrize(("value", "code", "word"), BAD.values(), ids=BAD)
+def test_bad_record_is_set_aside_under_its_code(value: bytes | None, code: str, word: str) -> None:
+    """A bad record gets its own code and a sentence that names what came; its neighbours are accepted."""
+    batch = decode_transactions([GOOD, value, GOOD], now_ms=NOW_MS, limits=LIMITS)
+    assert batch.accepted.tolist() == [0, 2]
+    (rejection,) = batch.rejected
+    assert (rejection.position, rejection.code) == (1, code)
+    assert word in rejection.message
+    assert len(rejection.message) < 400
+
+
+def test_every_code_of_a_payment_is_met_by_a_kind_of_bad_record() -> None:
+    """No code is listed that nothing produces; unknown-value needs an enum, which payments have none of."""
+    assert {code for _, code, _ in BAD.values()} == REJECTION_CODES.keys() - {"unknown-value"}
+
+
+def test_batch_of_all_bad_kinds_keeps_every_position_once_and_in_order() -> None:
+    """Accepted and rejected positions are disjoint, complete and rising, with good records between the bad."""
+    values: list[bytes | None] = []
+    for value, _, _ in BAD.values():
+        values += [value, GOOD]
+    batch = decode_transactions(values, now_ms=NOW_MS, limits=LIMITS)
+    assert batch.accepted.tolist() == list(range(1, len(values), 2))
+    assert [rejection.position for rejection in batch.rejected] == list(range(0, len(values), 2))
+    assert [rejection.code for rejection in batch.rejected] == [code for _, code, _ in BAD.values()]
+
+
+def test_columns_hold_the_accepted_payments_in_log_order() -> None:
+    """Each column row belongs to the position in `accepted`."""
+    values = [payment(transaction_id="a", amount=1), None, payment(transaction_id="b", amount=2.5, card_id="c")]
+    batch = decode_transactions(values, now_ms=NOW_MS, limits=LIMITS)
+    assert batch.transaction_ids == ["a", "b"]
+    assert batch.card_ids == ["card-42", "c"]
+    assert batch.terminal_ids == ["terminal-7"] * 2
+    assert batch.amounts.tolist() == [1.0, 2.5]
+    assert batch.amounts.dtype == "float64"
+    assert batch.event_times.tolist() == [NOW_MS - 5_000] * 2
+    assert batch.event_times.dtype == "int64"
+
+
+def test_empty_batch_decodes_to_empty_columns() -> None:
+    """A batch without records is no error."""
+    batch = decode_transactions([], now_ms=NOW_MS, limits=LIMITS)
+    assert (batch.accepted.size, batch.card_ids, batch.amounts.size, batch.rejected) == (0, [], 0, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected_ms"),
+    [
+        ("2024-04-05T19:34:38.901Z", NOW_MS),
+        ("2024-04-05T21:34:38.901+02:00", NOW_MS),
+        ("2024-04-05t19:34:38.901999z", NOW_MS),
+        ("2000-01-01T00:00:00Z", 946_684_800_000),
+    ],
+)
+def test_rfc_3339_time_becomes_milliseconds_beside_integer_times(text: str, expected_ms: int) -> None:
+    """Text times with any offset are read exactly, rounded down, also in a batch of integer times."""
+    batch = decode_transactions([GOOD, payment(event_time=text)], now_ms=NOW_MS, limits=LIMITS)
+    assert batch.event_times.tolist() == [NOW_MS - 5_000, expected_ms]
+
+
+def test_integer_id_is_read_as_its_decimal_text() -> None:
+    """7 and "7" name the same card, in whatever mix a batch has."""
+    values = [payment(card_id=7), payment(card_id="7"), payment(card_id=-3)]
+    assert decode_transactions(values, now_ms=NOW_MS, limits=LIMITS).card_ids == ["7", "7", "-3"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        payment(card_id="x" * 128, terminal_id="\u00e9\U0001f600", amount=0),
+        payment(currency="EUR", user_id=12, channel="web", merchant_id="m", country="NL"),
+        payment(currency=None, user_id=None),
+        payment(event_time=NOW_MS + 86_400_000),
+        payment(note={"any": [1, {"thing": None}]}, amounts=[1, 2]),
+        with_raw("note", b"[" * 31 + b"]" * 31),
+        with_raw("note", b'{"a": 1, "b": {"a": 1}, "c": [{"a": 1}, {"a": 2}]}'),
+        with_raw("note", b'"\\ud83d\\ude00"'),
+        with_raw("note", b'"a \\"amount\\": 1, \\\\"'),
+        with_raw("note", json.dumps({f"field {number}": number for number in range(500)}).encode()),
+        with_amount(b"5.716e1"),
+        b"  \n" + GOOD + b"\r\n",
+    ],
+)
+def test_unusual_but_valid_record_is_accepted(value: bytes) -> None:
+    """Unknown fields, odd spacing, non-ASCII ids, limits met exactly: none of these is a fault."""
+    batch = decode_transactions([value], now_ms=NOW_MS, limits=LIMITS)
+    assert (batch.accepted.tolist(), batch.rejected) == ([0], [])
+
+
+def test_clicks_decode_to_columns_and_refuse_an_unknown_event_type() -> None:
+    """event_type is one of view, cart, purchase."""
+    values = [json.dumps(CLICK | {"event_type": kind}).encode() for kind in ("view", "hover", "purchase")]
+    batch = decode_clicks(values, now_ms=NOW_MS, limits=LIMITS)
+    assert batch.event_types == ["view", "purchase"]
+    assert (batch.event_ids, batch.session_ids) == (["click-1"] * 2, ["session-9"] * 2)
+    assert batch.item_ids == ["item-3"] * 2
+    (rejection,) = batch.rejected
+    assert (rejection.position, rejection.code) == (1, "unknown-value")
+    assert "'hover'" in rejection.message
+
+
+def test_labels_decode_to_columns_and_refuse_a_number_for_is_fraud() -> None:
+    """is_fraud is a JSON bool, nothing else."""
+    values = [json.dumps(LABEL | {"is_fraud": value}).encode() for value in (True, 1, False)]
+    batch = decode_labels(values, now_ms=NOW_MS, limits=LIMITS)
+    assert batch.is_fraud.tolist() == [True, False]
+    assert batch.is_fraud.dtype == "bool"
+    assert batch.transaction_ids == ["tx-1"] * 2
+    assert [(rejection.position, rejection.code) for rejection in batch.rejected] == [(1, "wrong-type")]
+
+
+def test_limits_are_the_callers() -> None:
+    """Size and time bounds move with the settings."""
+    values = [GOOD, payment(event_time=NOW_MS + 1), payment(note="x" * 200)]
+    batch = decode_transactions(values, now_ms=NOW_MS, limits=Limits(record_bytes_max=200, event_time_ahead_ms_max=0))
+    assert [(rejection.position, rejection.code) for rejection in batch.rejected] == [
+        (1, "absurd-time"),
+        (2, "too-large"),
+    ]
+
+
+@pytest.mark.parametrize("value", [b"\x00\xff not text", b"", None])
+def test_dead_letter_carries_origin_reason_and_the_original_bytes(value: bytes | None) -> None:
+    """A dead letter is enough to find, judge and replay the record."""
+    letter = msgspec.json.decode(
+        encode_dead_letter(
+            topic="transactions",
+            partition=3,
+            offset=48_213,
+            key=b"card-42",
+            value=value,
+            stage="decode",
+            code="not-utf8",
+            message="expected UTF-8 text, got byte 0xff at 1",
+        ),
+        type=DeadLetter,
+        strict=True,
+    )
+    assert (letter.topic, letter.partition, letter.offset, letter.key) == ("transactions", 3, 48_213, "card-42")
+    assert (letter.stage, letter.code) == ("decode", "not-utf8")
+    assert (None if letter.value_base64 is None else base64.b64decode(letter.value_base64)) == value
+
+
+@pytest.mark.parametrize(("key", "text", "key_base64"), [(b"\xff", None, "/w=="), (None, None, None), (b"", "", None)])
+def test_dead_letter_keeps_a_key_that_is_not_text(key: bytes | None, text: str | None, key_base64: str | None) -> None:
+    """A key that is not UTF-8 travels as base64, so that a replay can restore it."""
+    encoded = encode_dead_letter(
+        topic="t", partition=0, offset=0, key=key, value=b"", stage="decode", code="empty", message="m"
+    )
+    letter = msgspec.json.decode(encoded, type=DeadLetter)
+    assert (letter.key, letter.key_base64) == (text, key_base64)

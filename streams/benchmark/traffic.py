@@ -1,0 +1,170 @@
+"""Traffic of a benchmark: payments with ids, preloaded or sent open-loop, and decisions received by id."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import numpy as np
+import orjson
+from confluent_kafka import Producer, TopicPartition
+
+from models.training.simulator import simulate_payments
+from streams.benchmark.cluster import Kafka, end_of_partition, end_offsets, reader, watermarks
+from streams.benchmark.statistics import BenchmarkError, position_of
+
+CARDS = 50_000
+POSITION_DIGITS = 9  # the last characters of every id: the record's position in the run
+PRODUCER = {"acks": "all", "enable.idempotence": True, "partitioner": "murmur2_random"}
+
+
+@dataclass(frozen=True, slots=True)
+class Payments:
+    """Encoded input: one key and one value a position."""
+
+    keys: Sequence[bytes]
+    values: Sequence[bytes]
+
+
+def make_payments(count: int, run: str, seed: int = 7, cards: int = CARDS) -> Payments:
+    """Return simulated payments of about 260 B, keyed by card, with ids `run-position`.
+
+    Args:
+        count: number of payments.
+        run: prefix of every id, unique to the run.
+        seed: of the simulator; the same seed gives the same payments under other ids.
+        cards: number of cards that pay.
+    """
+    columns = simulate_payments(count, seed=seed, cards=cards)
+    cards_text, terminals = list(map(str, columns["card_id"])), list(map(str, columns["terminal_id"]))
+    rows = zip(columns["event_time"].tolist(), cards_text, terminals, columns["amount"].tolist(), strict=True)
+    values = [
+        orjson.dumps(
+            {
+                "transaction_id": f"{run}-{position:0{POSITION_DIGITS}d}",
+                "event_time": event_time,
+                "card_id": card,
+                "terminal_id": terminal,
+                "amount": amount,
+                "currency": "EUR",
+                "user_id": f"user-of-{card}",
+                "channel": "point-of-sale",
+                "merchant_id": f"merchant-of-{terminal}",
+                "country": "DE",
+            }
+        )
+        for position, (event_time, card, terminal, amount) in enumerate(rows)
+    ]
+    return Payments([card.encode() for card in cards_text], values)
+
+
+def preload(kafka: Kafka, topic: str, payments: Payments) -> None:
+    """Write all payments and return when the log holds exactly these.
+
+    Raises:
+        BenchmarkError: the log grew by another number of records.
+    """
+    before = sum(end_offsets(kafka, topic))
+    count = len(payments.keys)
+    bulk = {"linger.ms": 20, "batch.size": 262_144, "queue.buffering.max.messages": 1_000_000}
+    producer = Producer({**kafka, **PRODUCER, **bulk})
+    for low in range(0, count, 10_000):
+        pairs = zip(payments.keys[low : low + 10_000], payments.values[low : low + 10_000], strict=True)
+        producer.produce_batch(topic, [{"key": key, "value": value} for key, value in pairs])
+        while len(producer) > 500_000:
+            producer.poll(0.05)
+    producer.flush(120)
+    written = sum(end_offsets(kafka, topic)) - before
+    if written != count:
+        raise BenchmarkError(f"{topic}: expected {count} preloaded records, got {written}; see the broker's log")
+
+
+def send_open_loop(
+    kafka: Kafka,
+    topic: str,
+    count: int,
+    first: int,
+    run: str,
+    rate: float,
+    cards: int,
+    clocks: Path,
+    ready: Event,
+    go: Event,
+) -> None:
+    """Send payments first to count - 1 at a fixed rate, however slowly they are answered. Runs in its own process.
+
+    Args:
+        kafka, topic: where to.
+        count, first, run, cards: the payments: `make_payments(count, run, cards=cards)[first:]`.
+        rate: payments a second.
+        clocks: file of int64[count]; each send time (monotonic, ns) is written at its position.
+        ready, go: set when everything is encoded; waited for before the first is sent.
+    """
+    payments = make_payments(count, run, cards=cards)
+    sent = np.memmap(clocks, np.int64, "r+", shape=(count,))
+    producer = Producer({**kafka, **PRODUCER, "linger.ms": 0, "socket.nagle.disable": True})
+    producer.list_topics(topic, timeout=15)
+    # The generator must not measure its own collector: nothing below makes cycles.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    ready.set()
+    go.wait()
+    keys, values, clock, period_ns = payments.keys, payments.values, time.monotonic_ns, 1e9 / rate
+    begin = clock()
+    for position in range(first, count):
+        due = begin + int((position - first) * period_ns)
+        if position % 64 == 0:
+            producer.poll(0)
+        if (now := clock()) < due:
+            time.sleep((due - now) / 1e9)
+            now = clock()
+        sent[position] = now
+        producer.produce(topic, values[position], keys[position])
+    producer.flush(60)
+    sent.flush()
+
+
+def receive(
+    kafka: Kafka, topic: str, count: int, run: str, clocks: Path, seen: Path, ready: Event, stop: Event
+) -> None:
+    """Poll decisions and write each one's first arrival at its position. Runs in its own process.
+
+    Args:
+        kafka, topic: where from.
+        count, run: the ids that count.
+        clocks: file of int64[count]; arrival times (monotonic, ns).
+        seen: file of int64[count + 1]; arrivals of each position, foreign ones last.
+        ready, stop: set when the first fetch is under way; ends the polling.
+    """
+    received = np.memmap(clocks, np.int64, "r+", shape=(count,))
+    arrivals = np.memmap(seen, np.int64, "r+", shape=(count + 1,))
+    with reader(kafka, **{"fetch.wait.max.ms": 100, "socket.nagle.disable": True}) as consumer:
+        partitions = range(len(watermarks(consumer, topic)))
+        consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        poll, clock = consumer.poll, time.monotonic_ns
+        poll(0)
+        ready.set()
+        while not stop.is_set():
+            message = poll(0.1)
+            while message is not None:
+                now = clock()
+                if message.error() is not None:
+                    end_of_partition(message)
+                else:
+                    position = position_of(message.value(), run)
+                    if not 0 <= position < count:
+                        position = count
+                    elif not received[position]:
+                        received[position] = now
+                    arrivals[position] += 1
+                message = poll(0)
+    received.flush()
+    arrivals.flush()

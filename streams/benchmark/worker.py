@@ -1,0 +1,61 @@
+"""This project's worker as a system under test: its real topics, its whole job."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from confluent_kafka.admin import NewTopic
+
+from streams.benchmark.cluster import LOG_APPEND_TIME, fresh_topics
+from streams.benchmark.engine import Launch, System, versions_of
+from streams.settings import Settings
+from streams.topics import ALL, DECISIONS, TRANSACTIONS
+
+PARTS = ("streams", "faust-streaming", "aiokafka", "confluent-kafka", "torch", "numpy", "numba", "orjson", "msgspec")
+
+
+def prepare_worker(settings: Settings, *, replace: bool) -> None:
+    """Make all topics of the project, empty; decisions get the broker's timestamps.
+
+    Raises:
+        BenchmarkError: one holds records and `replace` is off, or the cluster refuses.
+    """
+    fresh_topics(
+        settings.librdkafka(),
+        [
+            NewTopic(
+                topic.name,
+                topic.partition_count(settings.partitions),
+                settings.replication_factor,
+                config=topic.config | (LOG_APPEND_TIME if topic is DECISIONS else {}),
+            )
+            for topic in ALL
+        ],
+        replace=replace,
+    )
+
+
+def worker_system(settings: Settings, folder: Path, run: str, workers: int) -> System:
+    """Return `workers` worker processes in a group of their own.
+
+    Args:
+        settings: cluster and everything that `STREAMS_` variables do not override below.
+        folder: for the workers' files.
+        run: makes the group unique, so that nothing is recovered from an earlier run.
+        workers: processes.
+    """
+    launches = [
+        Launch(
+            (sys.executable, "-m", "faust", "-A", "streams", "worker", "-l", "warning"),
+            {
+                "STREAMS_BOOTSTRAP_SERVERS": settings.brokers(),
+                "STREAMS_APPLICATION_ID": f"streams-bench-{run}",
+                "STREAMS_STATE_DIR": str(folder),
+                "STREAMS_WORKER_SLOT": str(slot),
+                "STREAMS_HTTP_PORT": "0",
+            },
+        )
+        for slot in range(workers)
+    ]
+    return System("streams", launches, TRANSACTIONS.name, DECISIONS.name, versions_of(*PARTS))

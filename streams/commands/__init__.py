@@ -75,7 +75,9 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("--config", type=click.Path(dir_okay=False), help="TOML file of settings (as STREAMS_CONFIG).")
-@click.option("--bootstrap-servers", metavar="HOST:PORT,...", help="Kafka cluster to use (as STREAMS_BOOTSTRAP_SERVERS).")
+@click.option(
+    "--bootstrap-servers", metavar="HOST:PORT,...", help="Kafka cluster to use (as STREAMS_BOOTSTRAP_SERVERS)."
+)
 @click.version_option(__version__, package_name="streams", message="streams %(version)s")
 def main(config: str | None, bootstrap_servers: str | None) -> None:
     """Fraud decisions and recommendations on Kafka, scored by torch models inside Faust workers.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
+from typing import Any, Final
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -12,9 +12,9 @@ from streams.errors import KafkaUnavailable
 from streams.settings import Settings
 
 # A healthy cluster answers in milliseconds; ten seconds cover a broker that is still starting.
-ANSWER_S_MAX = 10.0
+ANSWER_S_MAX: Final = 10.0
 # librdkafka prints each failed connection on stderr; the commands say it once, in a sentence.
-QUIET = {"log_level": 0}
+QUIET: Final[dict[str, Any]] = {"log_level": 0}
 
 
 def connect(settings: Settings) -> AdminClient:
@@ -25,12 +25,16 @@ def connect(settings: Settings) -> AdminClient:
         SettingsError: no address is set and no embedded broker runs.
     """
     seen: list[str] = []
-    config = settings.librdkafka()
+    config: dict[str, Any] = {**settings.librdkafka(), **QUIET}
     try:
-        admin = AdminClient({**config, **QUIET, "error_cb": lambda error: seen.append(error.str())})
+        admin = AdminClient({**config, "error_cb": lambda error: seen.append(error.str())})
+    except KafkaException as exc:
+        raise KafkaUnavailable(f"Kafka client: expected settings that it accepts, got {exc.args[0].str()!r}") from exc
+    try:
         admin.list_topics(timeout=ANSWER_S_MAX)
     except KafkaException as exc:
-        cause = seen[0] if seen else exc.args[0].str()
+        admin.poll(0)  # hands over the causes: "connection refused" says more than "transport failure"
+        cause = seen[-1] if seen else exc.args[0].str()
         raise KafkaUnavailable(
             f"bootstrap_servers={config['bootstrap.servers']}: expected a broker's answer within {ANSWER_S_MAX:.0f} s, "
             f"got {cause!r}; check the address and the security settings, or run `streams kafka start`"
@@ -56,5 +60,7 @@ def require_topics(admin: AdminClient, names: Iterable[str]) -> dict[str, int]:
     found = partition_counts(admin)
     missing = [name for name in names if name not in found]
     if missing:
-        raise KafkaUnavailable(f"topic {', '.join(missing)}: does not exist on this cluster; run `streams topics create`")
+        raise KafkaUnavailable(
+            f"topic {', '.join(missing)}: does not exist on this cluster; run `streams topics create`"
+        )
     return {name: found[name] for name in names}

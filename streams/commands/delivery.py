@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Final, Self
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -13,13 +14,14 @@ from streams.errors import DeliveryFailed
 from streams.settings import Settings
 
 # About 0.3 s of full speed: enough to keep every partition's next batch ready, little enough to stop quickly.
-QUEUE_RECORDS_MAX = 100_000
+QUEUE_RECORDS_MAX: Final = 100_000
 # Below it the cost of a call shows, above it the first record waits for the last one's encoding.
-CALL_RECORDS_MAX = 4_096
+CALL_RECORDS_MAX: Final = 4_096
 # A cluster that is restarted comes back within a minute; then records are reported as failed instead of kept for ever.
-CONFIRM_S_MAX = 120.0
+CONFIRM_S_MAX: Final = 120.0
+GIVE_UP_S: Final = 2.0
 
-Headers = list[tuple[str, bytes]]
+Headers = list[tuple[str, str | bytes | None]]
 
 
 class Delivery:
@@ -56,15 +58,14 @@ class Delivery:
         self.first_failure = ""
         self.last_error = ""
 
-    def __enter__(self) -> Delivery:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         if exc is None:
             self.flush()
         else:
-            # What the user interrupted is not worth CONFIRM_S_MAX of waiting for a cluster that may be gone.
-            self._producer.flush(2.0)
+            self.give_up()
 
     @property
     def waiting(self) -> int:
@@ -84,7 +85,9 @@ class Delivery:
         """
         for start in range(0, len(values), CALL_RECORDS_MAX):
             stop = start + CALL_RECORDS_MAX
-            batch = [{"key": key, "value": value} for key, value in zip(keys[start:stop], values[start:stop], strict=True)]
+            batch = [
+                {"key": key, "value": value} for key, value in zip(keys[start:stop], values[start:stop], strict=True)
+            ]
             while len(self._producer) > QUEUE_RECORDS_MAX:
                 self._producer.poll(0.01)
             self.sent += len(batch)
@@ -118,6 +121,10 @@ class Delivery:
                 f"{self.failed + self.waiting:,} of {self.sent:,} records were not confirmed by the broker: "
                 f"{self.first_failure or self.last_error or 'no answer'}; send them again"
             )
+
+    def give_up(self) -> None:
+        """Wait briefly for what is under way: an interrupted command must not wait for a cluster that is gone."""
+        self._producer.flush(GIVE_UP_S)
 
     def _send_one(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
         while True:

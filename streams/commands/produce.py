@@ -66,13 +66,21 @@ class Duration(click.ParamType):
     help="Topic of the events. FILE: transactions unless given; simulate: both, half of the rate each.",
 )
 @click.option("--columns", type=Pairs(), multiple=True, help="FIELD=COLUMN,...: which column of FILE holds a field.")
-@click.option("--constant", type=Pairs(), multiple=True, help="FIELD=VALUE,...: the same value for each record of FILE.")
+@click.option(
+    "--constant", type=Pairs(), multiple=True, help="FIELD=VALUE,...: the same value for each record of FILE."
+)
 @click.option("--labels", metavar="COLUMN", help="Column of FILE that tells fraud (1, true); published as labels.")
 @click.option(
     "--label-delay", type=Duration(), default="7d", show_default=True, help="Event time from a payment to its label."
 )
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Records per second (default: as fast as they go).")
-@click.option("--speedup", type=click.FloatRange(min=0, min_open=True), help="Event time goes this many times faster than the clock.")
+@click.option(
+    "--rate", type=click.FloatRange(min=0, min_open=True), help="Records per second (default: as fast as they go)."
+)
+@click.option(
+    "--speedup",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Event time goes this many times faster than the clock.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after this many records.")
 @click.option(
     "--order",
@@ -122,19 +130,34 @@ def produce(
     if source == SIMULATE:
         given = {"--columns": columns, "--constant": constant, "--labels": labels}
         if wrong := [name for name, value in given.items() if value]:
-            raise click.UsageError(f"{', '.join(wrong)}: only for a FILE; the simulator names its own fields and labels")
+            raise click.UsageError(
+                f"{', '.join(wrong)}: only for a FILE; the simulator names its own fields and labels"
+            )
         _produce_simulated(topic, label_delay, rate, speedup, limit, seed)
         return
     path = Path(source)
     if not path.is_file():
-        raise click.BadParameter(f"expected 'simulate' or a file, got {source!r}, which does not exist", param_hint="simulate|FILE")
+        raise click.BadParameter(
+            f"expected 'simulate' or a file, got {source!r}, which does not exist", param_hint="simulate|FILE"
+        )
     if labels and topic == "clickstream":
         raise click.UsageError("--labels: clicks have no labels; leave it out or use --topic transactions")
     if labels and order == "file":
         raise click.UsageError("--labels: a delay in event time needs --order time")
     if speedup and order == "file":
         raise click.UsageError("--speedup: event time that may step back needs --order time")
-    _produce_file(path, topic or "transactions", _merged(columns), _merged(constant), labels, label_delay, rate, speedup, limit, order)
+    _produce_file(
+        path,
+        topic or "transactions",
+        _merged(columns),
+        _merged(constant),
+        labels,
+        label_delay,
+        rate,
+        speedup,
+        limit,
+        order,
+    )
 
 
 def _merged(pairs: tuple[dict[str, str], ...]) -> dict[str, str]:
@@ -219,9 +242,13 @@ def _run(replays: list[Replay], delivery: Delivery, total: int | None) -> None:
         with _progress_bar(replays, delivery, total) as tick:
             run(replays, delivery, tick=tick)
     finally:
+        delivery.give_up()
         seconds = time.monotonic() - started
         for replay in replays:
-            click.echo(f"{replay.events:,} records to {replay.topic.name}" + (f", {replay.labels:,} labels" if replay.labels else ""))
+            click.echo(
+                f"{replay.events:,} records to {replay.topic.name}"
+                + (f", {replay.labels:,} labels" if replay.labels else "")
+            )
         click.echo(
             f"{delivery.confirmed:,} confirmed by the broker, {delivery.failed:,} failed, {delivery.waiting:,} unknown "
             f"in {seconds:.1f} s: {delivery.confirmed / seconds:,.0f} records/s"
@@ -231,7 +258,14 @@ def _run(replays: list[Replay], delivery: Delivery, total: int | None) -> None:
 @contextmanager
 def _progress_bar(replays: list[Replay], delivery: Delivery, total: int | None) -> Iterator[Callable[[], None]]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     bar = Progress(

@@ -232,4 +232,3 @@ def encode(columns: dict[str, list[Any]]) -> list[bytes]:
 def keys_of(ids: Sequence[str | None]) -> list[bytes]:
     """Return the Kafka keys of these identifiers."""
     return [b"" if value is None else value.encode() for value in ids]
-

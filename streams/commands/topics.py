@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]
 
 from streams.commands.cluster import ANSWER_S_MAX, connect, partition_counts
 from streams.errors import KafkaUnavailable
@@ -92,7 +93,9 @@ def topics() -> None:
 
 @topics.command("create")
 @click.option("--partitions", type=click.IntRange(1, 1000), help="Partitions of new topics (default: the setting, 4).")
-@click.option("--replication-factor", type=click.IntRange(1, 9), help="Replicas of new topics (default: the setting, 1).")
+@click.option(
+    "--replication-factor", type=click.IntRange(1, 9), help="Replicas of new topics (default: the setting, 1)."
+)
 def create(partitions: int | None, replication_factor: int | None) -> None:
     """Create the topics that do not exist yet; harmless when they do.
 
@@ -100,7 +103,7 @@ def create(partitions: int | None, replication_factor: int | None) -> None:
     Example:
       streams topics create --partitions 12 --replication-factor 3
     """
-    given = {"partitions": partitions, "replication_factor": replication_factor}
+    given: dict[str, Any] = {"partitions": partitions, "replication_factor": replication_factor}
     settings = load_settings(**{key: value for key, value in given.items() if value is not None})
     for creation in create_topics(connect(settings), settings):
         state = "created" if creation.created else "exists"

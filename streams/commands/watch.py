@@ -1,0 +1,223 @@
+"""`streams watch`: what the workers decided, recommended and rejected."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+
+from streams.settings import load_settings
+from streams.topics import DEAD_LETTERS, DECISIONS, LABELS, RECOMMENDATIONS
+
+COLOURS = {"approve": "green", "review": "yellow", "decline": "red"}
+ITEMS_SHOWN = 5
+
+Event = dict[str, Any]
+
+
+def _common(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="The records as they are, one JSON object a line."),
+        click.option("--limit", type=click.IntRange(min=1), help="Stop after this many matching records."),
+        click.option("--from-beginning", is_flag=True, help="Start at the oldest record (default with --no-follow)."),
+        click.option(
+            "--follow/--no-follow", default=True, show_default=True, help="Wait for more, or read what is there."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def watch() -> None:
+    """Print decisions, recommendations or dead letters as they come.
+
+    \b
+    Examples:
+      streams watch decisions
+      streams watch decisions --decision decline --min-score 0.9
+      streams watch decisions --summary --no-follow
+      streams watch recommendations --session session-7-00000012 --from-beginning
+      streams watch dead-letters --no-follow --json | jq .code
+    """
+
+
+@watch.command()
+@_common
+@click.option("--decision", type=click.Choice(list(COLOURS)), multiple=True, help="Only these decisions.")
+@click.option("--min-score", type=click.FloatRange(0.0, 1.0), default=0.0, help="Only scores from here on.")
+@click.option("--card", help="Only this card_id.")
+@click.option("--summary", is_flag=True, help="Instead of lines: scores by class, of the decisions that are there.")
+@click.option("--labels", metavar="FILE", help="With --summary: labels from a file instead of from transaction-labels.")
+@click.option("--label-column", default="is_fraud", show_default=True, help="With --labels: 1 or true is fraud.")
+@click.option("--id-column", default="transaction_id", show_default=True, help="With --labels: the column of the ids.")
+def decisions(
+    follow: bool,
+    from_beginning: bool,
+    limit: int | None,
+    as_json: bool,
+    decision: tuple[str, ...],
+    min_score: float,
+    card: str | None,
+    summary: bool,
+    labels: str | None,
+    label_column: str,
+    id_column: str,
+) -> None:
+    """Print decisions: time, decision, score, card, amount, strongest reasons.
+
+    --summary reads what is there and prints, by class of the labels, how many, the mean and quantiles of the scores, the
+    decisions, and the area under the ROC curve. A decision read twice counts once, and is reported.
+
+    \b
+    Examples:
+      streams watch decisions --decision decline --decision review
+      streams watch decisions --card 4217 --from-beginning --limit 20
+      streams watch decisions --summary
+      streams watch decisions --summary --labels payments.parquet --label-column fraud --id-column tx_id
+    """
+    if summary:
+        _summary(Path(labels) if labels else None, label_column, id_column, as_json)
+        return
+    if labels:
+        raise click.UsageError("--labels: only with --summary")
+
+    def matches(event: Event) -> bool:
+        return (
+            (not decision or event["decision"] in decision)
+            and event["score"] >= min_score
+            and (card is None or event["card_id"] == card)
+        )
+
+    _print(DECISIONS.name, matches, decision_line, follow, from_beginning, limit, as_json)
+
+
+@watch.command()
+@_common
+@click.option("--session", help="Only this session_id.")
+def recommendations(follow: bool, from_beginning: bool, limit: int | None, as_json: bool, session: str | None) -> None:
+    """Print recommendations: time, session, strategy, the first items.
+
+    \b
+    Examples:
+      streams watch recommendations --session session-7-00000012 --from-beginning
+      streams watch recommendations --limit 10 --json
+    """
+
+    def matches(event: Event) -> bool:
+        return session is None or event["session_id"] == session
+
+    _print(RECOMMENDATIONS.name, matches, recommendation_line, follow, from_beginning, limit, as_json)
+
+
+@watch.command("dead-letters")
+@_common
+@click.option("--code", help="Only this error code.")
+@click.option("--topic", help="Only records of this topic.")
+def dead_letters(
+    follow: bool, from_beginning: bool, limit: int | None, as_json: bool, code: str | None, topic: str | None
+) -> None:
+    """Print dead letters: origin, stage, code, sentence.
+
+    \b
+    Examples:
+      streams watch dead-letters
+      streams watch dead-letters --code duplicate-key --no-follow
+    """
+
+    def matches(event: Event) -> bool:
+        return code in (None, event["code"]) and topic in (None, event["topic"])
+
+    _print(DEAD_LETTERS.name, matches, dead_letter_line, follow, from_beginning, limit, as_json)
+
+
+def decision_line(event: Event) -> str:
+    """Return one coloured line."""
+    reasons = "  ".join(f"{r['feature']} {r['contribution']:+.1f}" for r in event["reasons"])
+    word = click.style(f"{event['decision']:<8}", fg=COLOURS.get(event["decision"]))
+    return (
+        f"{utc(event['event_time'])}  {word} {event['score']:6.4f}  card {event['card_id']:<12} "
+        f"terminal {event['terminal_id']:<16} {event['amount']:>9.2f}  {event['transaction_id']}  {reasons}"
+    ).rstrip()
+
+
+def recommendation_line(event: Event) -> str:
+    """Return one line with the best items."""
+    items = "  ".join(f"{item['item_id']} {item['score']:.2f}" for item in event["items"][:ITEMS_SHOWN])
+    return f"{utc(event['event_time'])}  {event['session_id']:<20} {event['strategy']:<10} {items}"
+
+
+def dead_letter_line(event: Event) -> str:
+    """Return one line: origin, code, sentence."""
+    origin = f"{event['topic']}[{event['partition']}]@{event['offset']}"
+    return f"{origin:<28} {event['stage']:<8} {click.style(event['code'], fg='red'):<20} {event['message']}"
+
+
+def utc(event_time: int) -> str:
+    """Return the time to the second."""
+    try:
+        return datetime.fromtimestamp(event_time / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return f"{event_time} ms"
+
+
+def _print(
+    topic: str,
+    matches: Callable[[Event], bool],
+    line: Callable[[Event], str],
+    follow: bool,
+    from_beginning: bool,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    from streams.commands.topic_reader import TopicReader
+
+    left = limit
+    with closing(TopicReader(load_settings(), [topic], from_beginning=from_beginning or not follow)) as reader:
+        for batch in reader.follow() if follow else reader.until_end():
+            for message in batch:
+                value = message.value()
+                if value is None:
+                    continue
+                event = orjson.loads(value)
+                if not matches(event):
+                    continue
+                click.echo(value.decode() if as_json else line(event))
+                if left is not None:
+                    left -= 1
+                    if not left:
+                        return
+
+
+def _summary(labels: Path | None, label_column: str, id_column: str, as_json: bool) -> None:
+    from streams.commands.score_summary import ScoreSummary, read_labels
+    from streams.commands.topic_reader import TopicReader
+
+    settings = load_settings()
+    started = time.monotonic()
+    summary = ScoreSummary()
+    with closing(TopicReader(settings, [DECISIONS.name], from_beginning=True)) as reader:
+        for batch in reader.until_end():
+            summary.add_decisions(_values(batch))
+    if labels is not None:
+        summary.add_labels(*read_labels(labels, id_column, label_column))
+    else:
+        with closing(TopicReader(settings, [LABELS.name], from_beginning=True)) as reader:
+            for batch in reader.until_end():
+                summary.add_label_records(_values(batch))
+    report = summary.report()
+    if as_json:
+        click.echo(orjson.dumps(report).decode())
+        return
+    click.echo(summary.table(report))
+    click.echo(f"read in {time.monotonic() - started:.1f} s", err=True)
+
+
+def _values(batch: Iterable[Any]) -> list[bytes]:
+    return [value for message in batch if (value := message.value()) is not None]

@@ -61,6 +61,9 @@ _CODE_BY_PHRASE: Final = (
 Event = TypeVar("Event", Transaction, Click, TransactionLabel)
 
 
+Now = int | Sequence[int]
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds on a record that settings may move."""
@@ -130,12 +133,13 @@ _decode_click: Final = msgspec.json.Decoder(Click).decode
 _decode_label: Final = msgspec.json.Decoder(TransactionLabel).decode
 
 
-def decode_transactions(values: Sequence[bytes | None], *, now_ms: int, limits: Limits) -> Transactions:
+def decode_transactions(values: Sequence[bytes | None], *, now_ms: Now, limits: Limits) -> Transactions:
     """Decode the values of a batch of `transactions`; never raises for what they hold.
 
     Args:
         values: B record values; None is a record without one.
-        now_ms: milliseconds since the epoch, that event times are held against.
+        now_ms: milliseconds since the epoch, that event times are held against: one for all, or one a record (its
+            Kafka timestamp, so that a record read again meets the same bound).
         limits: size and time bounds.
 
     Returns:
@@ -154,7 +158,7 @@ def decode_transactions(values: Sequence[bytes | None], *, now_ms: int, limits: 
     )
 
 
-def decode_clicks(values: Sequence[bytes | None], *, now_ms: int, limits: Limits) -> Clicks:
+def decode_clicks(values: Sequence[bytes | None], *, now_ms: Now, limits: Limits) -> Clicks:
     """Decode the values of a batch of `clickstream`, as `decode_transactions` does."""
     batch = _decode(values, _decode_click, now_ms, limits)
     events = batch.events
@@ -169,7 +173,7 @@ def decode_clicks(values: Sequence[bytes | None], *, now_ms: int, limits: Limits
     )
 
 
-def decode_labels(values: Sequence[bytes | None], *, now_ms: int, limits: Limits) -> Labels:
+def decode_labels(values: Sequence[bytes | None], *, now_ms: Now, limits: Limits) -> Labels:
     """Decode the values of a batch of `transaction-labels`, as `decode_transactions` does."""
     batch = _decode(values, _decode_label, now_ms, limits)
     events = batch.events
@@ -208,7 +212,7 @@ def encode_dead_letter(
 
 
 def _decode(
-    values: Sequence[bytes | None], decode: Callable[[bytes], Event], now_ms: int, limits: Limits
+    values: Sequence[bytes | None], decode: Callable[[bytes], Event], now_ms: Now, limits: Limits
 ) -> _Batch[Event]:
     events = _decode_all(values, decode, limits)
     accepted = np.arange(len(values), dtype=np.int64)
@@ -221,12 +225,12 @@ def _decode(
         events, accepted = _without(events, accepted, refusals)
         rejected += refusals.values()
     event_times = _event_times(events)
-    horizon_ms = now_ms + limits.event_time_ahead_ms_max
+    horizon_ms = np.broadcast_to(np.asarray(now_ms, np.int64), (len(values),))[accepted] + limits.event_time_ahead_ms_max
     absurd = np.flatnonzero((event_times > horizon_ms) | (event_times < EVENT_TIME_MS_MIN))
     if absurd.size:
         refusals = {}
         for row in absurd.tolist():
-            expected = f"expected event_time from {EVENT_TIME_MS_MIN} to {horizon_ms} (milliseconds since the epoch)"
+            expected = f"expected event_time from {EVENT_TIME_MS_MIN} to {horizon_ms[row]} (milliseconds since the epoch)"
             refusals[row] = Rejection(int(accepted[row]), "absurd-time", f"{expected}, got {event_times[row]}")
         events, accepted = _without(events, accepted, refusals)
         event_times = np.delete(event_times, absurd)

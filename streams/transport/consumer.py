@@ -217,7 +217,7 @@ class Consumer(driver.Consumer):
         self._batched: dict[str, bool] = {}
         self._deferred: set[TP] = set()
         self._expected: dict[TP, int] = {}
-        self._records_in_flight: dict[str, int] = {}
+        self.records_in_flight: dict[str, int] = {}
         self._room = asyncio.Event()
         settings = getattr(self.app, "settings", None)
         if settings is not None:
@@ -243,7 +243,7 @@ class Consumer(driver.Consumer):
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Mapping[TP, list[Any]]:
         """Return one `Fetch` for each batched topic, under its first partition; other records as upstream."""
         active = active_partitions or set()
-        full = {topic for topic, n in self._records_in_flight.items() if n >= self.queue_records_max}
+        full = {topic for topic, n in self.records_in_flight.items() if n >= self.queue_records_max}
         wanted = {tp for tp in active if tp.topic not in full}
         if not wanted:
             await self._wait_for_room(timeout)
@@ -283,7 +283,7 @@ class Consumer(driver.Consumer):
                 raise OutOfOrder(f"{batch}: expected position {expected}; the worker stops rather than lose or repeat records")
             self._expected[batch.tp] = batch.next_offset
             self._tracker(batch.tp).deliver(batch.first, batch.next_offset)
-            self._records_in_flight[tp.topic] = self._records_in_flight.get(tp.topic, 0) + len(batch)
+            self.records_in_flight[tp.topic] = self.records_in_flight.get(tp.topic, 0) + len(batch)
         first = fetch[0]
         timestamp = first.timestamps[0] / 1000.0 if first.timestamps else 0.0
         return ConsumerMessage(
@@ -304,7 +304,7 @@ class Consumer(driver.Consumer):
         if batch.generation != self.app.consumer_generation_id:
             return  # of an earlier assignment: its span is fetched again
         topic = batch.tp.topic
-        self._records_in_flight[topic] = self._records_in_flight.get(topic, 0) - len(batch)
+        self.records_in_flight[topic] = self.records_in_flight.get(topic, 0) - len(batch)
         self._room.set()
         self._tracker(batch.tp).confirm(batch.first)
 
@@ -364,7 +364,7 @@ class Consumer(driver.Consumer):
     async def wait_empty(self) -> None:
         """Let what has begun finish, within `drain_s_max`, and commit it. What has not begun is read again."""
         deadline = time.monotonic() + self.drain_s_max
-        drain = getattr(self.app, "drain", None)
+        drain, drained = getattr(self.app, "drain", None), getattr(self.app, "drained", None)
         if drain is not None:
             await drain(deadline)
         while self._unacked_messages and time.monotonic() < deadline:
@@ -372,6 +372,8 @@ class Consumer(driver.Consumer):
             await asyncio.sleep(0.005)
         await self.maybe_wait_for_commit_to_finish()
         await self.commit()
+        if drained is not None:
+            await drained(deadline)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         await super().on_partitions_revoked(revoked)
@@ -384,7 +386,7 @@ class Consumer(driver.Consumer):
     def _forget(self) -> None:
         self._trackers.clear()
         self._expected.clear()
-        self._records_in_flight.clear()
+        self.records_in_flight.clear()
         self._room.set()
 
     async def perform_seek(self) -> None:

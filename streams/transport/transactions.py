@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -51,16 +51,16 @@ class StateWriter:
         topic: str,
         partition: int,
         rows: Iterable[tuple[bytes, bytes | None]],
-        *,
         member: GroupMember,
-        offsets: Mapping[tuple[str, int], int],
+        position: int,
     ) -> int:
         """Write rows to one partition, all or none, and return how many.
 
         Args:
             rows: key and payload; None is a tombstone.
             member: the writer under its present generation.
-            offsets: committed input offsets, repeated here so that the broker checks the generation.
+            position: goes into the transaction as the group's offset of the state topic's partition. Nobody reads it
+                there; the broker checks the generation with it, and so fences a worker that lost the partition.
 
         Raises:
             DeliveryFailed: the transaction did not commit; none of its rows will be read.
@@ -79,8 +79,8 @@ class StateWriter:
                     except BufferError:
                         producer.poll(0.01)
                 count += 1
-            where = [TopicPartition(name, number, offset) for (name, number), offset in offsets.items()]
-            producer.send_offsets_to_transaction(where, member.metadata(), TRANSACTION_S_MAX)
+            where = TopicPartition(topic, partition, position)
+            producer.send_offsets_to_transaction([where], member.metadata(), TRANSACTION_S_MAX)
             producer.commit_transaction(TRANSACTION_S_MAX)
         except KafkaException as exc:
             error: KafkaError = exc.args[0]

@@ -1,0 +1,1 @@
+"""The agents: what happens to a payment, a click and a label."""

@@ -1,0 +1,127 @@
+"""Fraud: every payment gets a score, a decision, a confidence and, when it is held up, reasons."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import repeat
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.features.cards import CardHistory
+from models.features.payments import FRAUD_FEATURES, PaymentFeatures
+from models.runner import FraudRunner
+from streams.codecs import Limits, Transactions, decode_transactions
+from streams.label_log import LabelLog
+from streams.metrics import Metrics
+from streams.policy import APPROVE, DECISIONS, Thresholds, confidence
+from streams.publishing import ModelName, Publisher, Reasons, Timing, encode_decisions
+from streams.state import StateTable
+from streams.topics import DECISIONS as DECISIONS_TOPIC
+from streams.topics import TRANSACTIONS
+from streams.transport.producer import Outputs
+from streams.transport.record_batch import RecordBatch
+
+if TYPE_CHECKING:
+    from streams.application import Application
+
+
+def fraud_agent(app: Application) -> None:
+    """Declare the agent that decides payments."""
+
+    @app.agent(app.batched(TRANSACTIONS), name="fraud")
+    async def decide_payments(stream):  # type: ignore[no-untyped-def]
+        async for fetch in stream.noack():
+            app.worker.fraud.submit(fetch)
+
+
+class CardReplay:
+    """Applies payments to a card history without deciding them: how state is rebuilt from the log."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+
+    def __call__(self, cards: CardHistory, values: list[bytes | None], timestamps: list[int]) -> None:
+        payments = decode_transactions(values, now_ms=timestamps, limits=self._limits)
+        cards.update(payments.card_ids, payments.event_times, payments.amounts)
+
+
+class FraudJob:
+    """One micro-batch of payments: decode, features, one forward pass, decisions."""
+
+    name = "fraud"
+
+    def __init__(
+        self,
+        runner: FraudRunner,
+        cards: StateTable[CardHistory],
+        labels: LabelLog,
+        thresholds: Thresholds,
+        reasons_max: int,
+        limits: Limits,
+        publisher: Publisher,
+        metrics: Metrics,
+    ) -> None:
+        self._runner, self._cards, self._labels = runner, cards, labels
+        self._thresholds, self._reasons_max, self._limits = thresholds, reasons_max, limits
+        self._publisher, self._metrics = publisher, metrics
+        self._model = ModelName(runner.name, runner.version)
+
+    def run(self, batches: Sequence[RecordBatch]) -> list[list[Outputs]]:
+        """Return each batch's decisions and dead letters."""
+        started = time.monotonic()
+        payments = [decode_transactions(b.values, now_ms=b.timestamps, limits=self._limits) for b in batches]
+        features = np.empty((sum(len(p.accepted) for p in payments), len(FRAUD_FEATURES)), np.float32)
+        end = 0
+        for batch, columns in zip(batches, payments, strict=True):
+            begin, end = end, end + len(columns.accepted)
+            self._build_features(batch, columns, features[begin:end])
+        scores = self._runner.score(features)
+        decisions = self._thresholds.decide(scores)
+        reasons = self._reasons(features, decisions)
+        sure = confidence(scores)
+        outputs, end = [], 0
+        for batch, columns in zip(batches, payments, strict=True):
+            begin, end = end, end + len(columns.accepted)
+            values = encode_decisions(
+                columns,
+                scores[begin:end].tolist(),
+                [DECISIONS[each] for each in decisions[begin:end].tolist()],
+                sure[begin:end].tolist(),
+                reasons[begin:end],
+                self._model,
+                Timing.since(batch.fetched_at, started),
+            )
+            outputs.append(self._outputs(batch, columns, values))
+        for decision, count in enumerate(np.bincount(decisions, minlength=len(DECISIONS)).tolist()):
+            self._metrics.decisions.labels(DECISIONS[decision]).inc(count)
+        return outputs
+
+    def _build_features(self, batch: RecordBatch, columns: Transactions, out: NDArray[np.float32]) -> None:
+        cards = self._cards.at(batch)
+        if len(columns.accepted):
+            self._labels.wait_for(int(columns.event_times.max()))
+            with self._labels.lock:
+                PaymentFeatures(cards, self._labels.history).build(
+                    columns.card_ids, columns.terminal_ids, columns.event_times, columns.amounts, out
+                )
+        self._cards.advance(batch)
+
+    def _reasons(self, features: NDArray[np.float32], decisions: NDArray[np.int64]) -> list[Reasons]:
+        reasons: list[Reasons] = list(repeat([], len(decisions)))
+        held = np.flatnonzero(decisions != APPROVE)
+        if held.size and self._reasons_max:
+            for row, parts in zip(held.tolist(), self._runner.reasons(features[held], self._reasons_max), strict=True):
+                reasons[row] = [{"feature": name, "contribution": round(share, 6)} for name, share in parts]
+        return reasons
+
+    def _outputs(self, batch: RecordBatch, columns: Transactions, values: list[bytes]) -> list[Outputs]:
+        keys: list[bytes | None] = [card.encode() for card in columns.card_ids]
+        outputs = [self._publisher.decisions(batch, DECISIONS_TOPIC, values, keys)]
+        if columns.rejected:
+            outputs.append(self._publisher.dead_letters(batch, columns.rejected, "decode"))
+            for each in columns.rejected:
+                self._metrics.rejected.labels(batch.tp.topic, each.code).inc()
+        return outputs

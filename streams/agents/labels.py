@@ -1,0 +1,56 @@
+"""Labels: what became of payments. The group checks each label once; every worker's terminal history follows the log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from models.features.terminals import TerminalHistory
+from streams.codecs import Limits, decode_labels
+from streams.metrics import Metrics
+from streams.publishing import Publisher
+from streams.topics import LABELS
+from streams.transport.producer import Outputs
+from streams.transport.record_batch import RecordBatch
+
+if TYPE_CHECKING:
+    from streams.application import Application
+
+
+def labels_agent(app: Application) -> None:
+    """Declare the agent that checks labels."""
+
+    @app.agent(app.batched(LABELS), name="labels")
+    async def check_labels(stream):  # type: ignore[no-untyped-def]
+        async for fetch in stream.noack():
+            app.worker.labels.submit(fetch)
+
+
+class LabelJob:
+    """One micro-batch of labels: the invalid ones become dead letters, by the one worker that owns their partition."""
+
+    name = "labels"
+
+    def __init__(self, limits: Limits, publisher: Publisher, metrics: Metrics) -> None:
+        self._limits, self._publisher, self._metrics = limits, publisher, metrics
+
+    def run(self, batches: Sequence[RecordBatch]) -> list[list[Outputs]]:
+        """Return each batch's dead letters."""
+        outputs: list[list[Outputs]] = []
+        for batch in batches:
+            rejected = decode_labels(batch.values, now_ms=batch.timestamps, limits=self._limits).rejected
+            outputs.append([self._publisher.dead_letters(batch, rejected, "decode")] if rejected else [])
+            for each in rejected:
+                self._metrics.rejected.labels(batch.tp.topic, each.code).inc()
+        return outputs
+
+
+class LabelReplay:
+    """Applies labels to the terminal history."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+
+    def __call__(self, terminals: TerminalHistory, values: Sequence[bytes | None], timestamps: Sequence[int]) -> None:
+        labels = decode_labels(values, now_ms=timestamps, limits=self._limits)
+        terminals.add(labels.terminal_ids, labels.event_times, labels.is_fraud)

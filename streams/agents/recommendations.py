@@ -1,0 +1,99 @@
+"""Recommendations: every click gets a slate of items for its session, the click itself included."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from models.features.sessions import SessionHistory
+from models.runner import RecommenderRunner
+from streams.codecs import Clicks, Limits, decode_clicks
+from streams.metrics import Metrics
+from streams.publishing import ModelName, Publisher, Timing, encode_recommendations
+from streams.state import StateTable
+from streams.topics import CLICKSTREAM, RECOMMENDATIONS
+from streams.transport.producer import Outputs
+from streams.transport.record_batch import RecordBatch
+
+if TYPE_CHECKING:
+    from streams.application import Application
+
+
+def recommendations_agent(app: Application) -> None:
+    """Declare the agent that answers clicks."""
+
+    @app.agent(app.batched(CLICKSTREAM), name="recommendations")
+    async def recommend(stream):  # type: ignore[no-untyped-def]
+        async for fetch in stream.noack():
+            app.worker.recommendations.submit(fetch)
+
+
+class SessionReplay:
+    """Applies clicks to a session history without answering them: how state is rebuilt from the log."""
+
+    def __init__(self, runner: RecommenderRunner, limits: Limits) -> None:
+        self._runner, self._limits = runner, limits
+
+    def __call__(self, sessions: SessionHistory, values: list[bytes | None], timestamps: list[int]) -> None:
+        clicks = decode_clicks(values, now_ms=timestamps, limits=self._limits)
+        sessions.update(clicks.session_ids, self._runner.item_index(clicks.item_ids), clicks.event_times)
+
+
+class RecommendationJob:
+    """One micro-batch of clicks: decode, session history, one forward pass, slates."""
+
+    name = "recommendations"
+
+    def __init__(
+        self,
+        runner: RecommenderRunner,
+        sessions: StateTable[SessionHistory],
+        top_k: int,
+        limits: Limits,
+        publisher: Publisher,
+        metrics: Metrics,
+    ) -> None:
+        self._runner, self._sessions, self._top_k, self._limits = runner, sessions, top_k, limits
+        self._publisher, self._metrics = publisher, metrics
+        self._model = ModelName(runner.name, runner.version)
+
+    def run(self, batches: Sequence[RecordBatch]) -> list[list[Outputs]]:
+        """Return each batch's slates and dead letters."""
+        started = time.monotonic()
+        clicks = [decode_clicks(b.values, now_ms=b.timestamps, limits=self._limits) for b in batches]
+        sequences = []
+        for batch, columns in zip(batches, clicks, strict=True):
+            history = self._sessions.at(batch)
+            items = self._runner.item_index(columns.item_ids)
+            sequences.append(history.update(columns.session_ids, items, columns.event_times))
+            self._sessions.advance(batch)
+        slates = self._runner.recommend(np.concatenate(sequences), self._top_k)
+        scores = slates.scores.tolist()
+        outputs, end = [], 0
+        for batch, columns in zip(batches, clicks, strict=True):
+            begin, end = end, end + len(columns.accepted)
+            values = encode_recommendations(
+                columns,
+                slates.ids[begin:end],
+                scores[begin:end],
+                slates.strategies[begin:end],
+                self._model,
+                Timing.since(batch.fetched_at, started),
+            )
+            outputs.append(self._outputs(batch, columns, values))
+        for strategy, count in Counter(slates.strategies).items():
+            self._metrics.slates.labels(strategy).inc(count)
+        return outputs
+
+    def _outputs(self, batch: RecordBatch, columns: Clicks, values: list[bytes]) -> list[Outputs]:
+        keys: list[bytes | None] = [session.encode() for session in columns.session_ids]
+        outputs = [self._publisher.decisions(batch, RECOMMENDATIONS, values, keys)]
+        if columns.rejected:
+            outputs.append(self._publisher.dead_letters(batch, columns.rejected, "decode"))
+            for each in columns.rejected:
+                self._metrics.rejected.labels(batch.tp.topic, each.code).inc()
+        return outputs

@@ -1,0 +1,157 @@
+"""The Faust application: `faust -A streams worker`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from typing import Any
+
+import faust
+from faust.transport.drivers import TRANSPORTS
+from faust.types import TP
+
+from streams.agents.fraud import fraud_agent
+from streams.agents.labels import labels_agent
+from streams.agents.recommendations import recommendations_agent
+from streams.settings import Settings, load_settings
+from streams.topics import Topic
+from streams.transport.record_batch import BatchSchema
+from streams.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+# Also without the installed entry point, so that a checkout works as it is.
+TRANSPORTS.aliases.setdefault("streams", "streams.transport:Transport")
+
+
+class Application(faust.App):
+    """Faust's App with a `Worker` beside it, started before and stopped after the agents."""
+
+    settings: Settings
+    worker: Worker
+
+    def batched(self, topic: Topic) -> Any:
+        """Return the channel of a topic whose agents take whole fetches; offsets follow confirmed outputs."""
+        return self.topic(topic.name, schema=BatchSchema(), acks=False, partitions=self.settings.partitions)
+
+    async def on_start(self) -> None:
+        self.worker = Worker(self.settings, lambda: self.consumer, self._fail)
+        await asyncio.get_running_loop().run_in_executor(None, self.worker.start)
+        await super().on_start()
+
+    def _fail(self, exc: BaseException) -> None:
+        logger.error("stopping: %s: %s", type(exc).__name__, exc)
+        asyncio.ensure_future(self.crash(exc))
+
+    async def drain(self, deadline: float) -> None:
+        """Called by the consumer before it commits for the last time under an assignment."""
+        await self.worker.drain(deadline)
+
+    async def drained(self, deadline: float) -> None:
+        """Called by the consumer after that commit: the next owner restores from what is written here."""
+        rows = await self.worker.checkpoint(max(0.0, deadline - time.monotonic()))
+        logger.info("checkpoint at hand-over: %d rows", rows)
+
+    async def on_stop(self) -> None:
+        await super().on_stop()
+        worker = getattr(self, "worker", None)
+        if worker is not None:
+            worker.ready = False
+            await asyncio.get_running_loop().run_in_executor(None, worker.close)
+
+
+def create_app(settings: Settings | None = None) -> Application:
+    """Return the application with its agents, timers and pages.
+
+    Args:
+        settings: None loads files and environment.
+
+    Raises:
+        SettingsError: a setting that cannot work.
+    """
+    settings = settings or load_settings()
+    servers = settings.brokers().split(",")
+    app = Application(
+        settings.application_id,
+        broker=";".join(f"streams://{server.strip()}" for server in servers),
+        broker_credentials=credentials(settings),
+        broker_commit_interval=settings.commit_interval_ms / 1000.0,
+        broker_session_timeout=settings.session_timeout_s,
+        broker_heartbeat_interval=settings.session_timeout_s / 10.0,
+        broker_rebalance_timeout=max(20.0, 2 * settings.session_timeout_s),
+        consumer_group_instance_id=settings.group_instance_id,
+        consumer_auto_offset_reset="earliest",
+        processing_guarantee="at_least_once",
+        stream_recovery_delay=0.0,
+        topic_partitions=settings.partitions,
+        topic_replication_factor=settings.replication_factor,
+        topic_disable_leader=True,
+        store="memory://",
+        web_enabled=settings.http_port > 0,
+        web_host=settings.http_host,
+        web_bind=settings.http_host,
+        web_port=settings.http_port + (settings.worker_slot or 0) if settings.http_port else 6066,
+    )
+    app.settings = settings
+    for declare in (fraud_agent, recommendations_agent, labels_agent):
+        declare(app)
+    declare_checkpoints(app)
+    declare_pages(app)
+    return app
+
+
+def credentials(settings: Settings) -> Any:
+    """Return Faust's credentials for the security settings; None for a plain connection."""
+    context = None
+    if settings.security_protocol.endswith("SSL"):
+        context = ssl.create_default_context(cafile=settings.ssl_ca_location or None)
+        if settings.ssl_certificate_location:
+            context.load_cert_chain(
+                settings.ssl_certificate_location, settings.ssl_key_location or None, settings.ssl_key_password or None
+            )
+    if settings.security_protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            username=settings.sasl_username,
+            password=settings.sasl_password,
+            ssl_context=context,
+            mechanism=settings.sasl_mechanism,
+        )
+    return faust.SSLCredentials(context) if context else None
+
+
+def declare_checkpoints(app: Application) -> None:
+    """Write the state now and then, and follow the assignment."""
+
+    @app.timer(interval=app.settings.checkpoint_interval_s, name="checkpoint")
+    async def checkpoint() -> None:
+        await app.worker.checkpoint(app.settings.checkpoint_interval_s)
+
+    @app.on_partitions_assigned.connect
+    async def assigned(sender: Any, assigned: set[TP], **kwargs: Any) -> None:
+        await app.worker.keep(assigned)
+        app.worker.ready = True
+
+    @app.on_partitions_revoked.connect
+    async def revoked(sender: Any, revoked: set[TP], **kwargs: Any) -> None:
+        app.worker.ready = False
+
+
+def declare_pages(app: Application) -> None:
+    """Serve /live, /ready and /metrics."""
+
+    @app.page("/live")
+    async def live(self: Any, request: Any) -> Any:
+        return self.json({"live": True})
+
+    @app.page("/ready")
+    async def ready(self: Any, request: Any) -> Any:
+        worker = app.worker
+        is_ready = worker.ready and worker.failure is None and not app.rebalancing
+        reason = None if is_ready else str(worker.failure or "partitions are being assigned")
+        return self.json({"ready": is_ready, "reason": reason}, status=200 if is_ready else 503)
+
+    @app.page("/metrics")
+    async def metrics(self: Any, request: Any) -> Any:
+        return self.bytes(app.worker.observe(), content_type="text/plain; version=0.0.4")

@@ -1,0 +1,100 @@
+"""LabelLog: every worker follows all labels, because terminals are not partitioned with the transactions.
+
+Terminal features look at labels of payments at least 7 days old, cut at whole hours (`models.features.terminals`), and
+labels count as a set: neither their order nor how far the follower has read beyond the cut changes a feature. What
+matters is that nothing below the cut is missing, so `wait_for` reads up to the log's end once for each new hour of
+event time. With labels in the log before the payments that may see them, features do not depend on the number of
+partitions or workers, live or in a replay at any speed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from models.features.terminals import LABEL_GRANULARITY_MS, TerminalHistory
+from streams.errors import KafkaUnavailable
+from streams.transport.reader import LogReader
+
+# Labels absent for longer than this are a broker's failure, not a delay: the worker stops and says so.
+CATCH_UP_S_MAX = 120.0
+
+Apply = Callable[[TerminalHistory, Sequence[bytes | None], Sequence[int]], None]
+
+
+class LabelLog:
+    """Terminal history as of the labels read so far, kept current by a thread of its own.
+
+    Args:
+        topic: the labels' topic.
+        apply: decodes labels, with their timestamps, into the history; invalid ones are not its business.
+        reader: reads the labels, used by the following thread alone.
+        ends: tells where the log ends, used by the thread that calls `wait_for`.
+        failed: called with the error that ended the following.
+    """
+
+    def __init__(self, topic: str, apply: Apply, reader: LogReader, ends: LogReader, failed: Callable[[Exception], None]) -> None:
+        self.topic, self._apply, self._reader, self._ends, self._failed = topic, apply, reader, ends, failed
+        self.history = TerminalHistory()
+        self.lock = threading.Lock()  # held while the history is read or written
+        self._positions = dict.fromkeys(reader.partitions(topic), 0)
+        self._moved = threading.Condition()
+        self._complete_to: int | None = None
+        self._stopping = False
+        self._error: Exception | None = None
+        self.wait_s = 0.0
+        self._thread = threading.Thread(target=self._follow, name="labels", daemon=True)
+
+    def start(self) -> None:
+        """Read from the beginning, then follow."""
+        self._reader.follow(self.topic, self._positions)
+        self._thread.start()
+
+    def _follow(self) -> None:
+        try:
+            while not self._stopping:
+                messages, ends = self._reader.poll(0.1)
+                if messages:
+                    with self.lock:
+                        self._apply(self.history, [m.value() for m in messages], [m.timestamp()[1] for m in messages])
+                self._note(messages, ends)
+        except Exception as exc:  # noqa: BLE001 - a dead follower would silently freeze features: the worker must stop
+            self._error = exc
+            self._failed(exc)
+        finally:
+            self._reader.close()
+
+    def _note(self, messages: Sequence[Any], ends: dict[int, int]) -> None:
+        with self._moved:
+            for message in messages:
+                self._positions[message.partition()] = message.offset() + 1
+            for number, end in ends.items():
+                self._positions[number] = max(self._positions[number], end)
+            self._moved.notify_all()
+
+    def wait_for(self, event_time: int) -> None:
+        """Return when every label that a payment at `event_time` may see is included.
+
+        Raises:
+            KafkaUnavailable: the follower failed or does not get there.
+        """
+        if self._complete_to is not None and event_time <= self._complete_to:
+            return
+        began = time.monotonic()
+        ends = self._ends.ends(self.topic, list(self._positions))
+        with self._moved:
+            reached = self._moved.wait_for(lambda: self._reached(ends), CATCH_UP_S_MAX)
+        if self._error is not None or not reached:
+            raise KafkaUnavailable(f"{self.topic}: expected labels up to {ends}, got {self._positions}") from self._error
+        self._complete_to = event_time - event_time % LABEL_GRANULARITY_MS + LABEL_GRANULARITY_MS - 1
+        self.wait_s += time.monotonic() - began
+
+    def _reached(self, ends: dict[int, int]) -> bool:
+        return self._error is not None or all(self._positions[number] >= end for number, end in ends.items())
+
+    def close(self) -> None:
+        self._stopping = True
+        if self._thread.is_alive():
+            self._thread.join()

@@ -1,0 +1,58 @@
+"""Every metric, once, with its meaning. Times are in seconds, as Prometheus wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from streams.transport.record_batch import RecordBatch
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+_RECORDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+
+class Metrics:
+    """The worker's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        made = {"registry": self.registry, "namespace": "streams"}
+        # Input records taken into a micro-batch, by job.
+        self.records = Counter("records_total", "Input records taken into a micro-batch", ["job"], **made)
+        # Input records refused by validation, by topic and code; each becomes one dead letter.
+        self.rejected = Counter("rejected_total", "Input records sent to dead-letters", ["topic", "code"], **made)
+        # Decisions by outcome: approve, review, decline.
+        self.decisions = Counter("fraud_decisions_total", "Fraud decisions", ["decision"], **made)
+        # Slates by strategy: sequence, neighbours, popular.
+        self.slates = Counter("recommendations_total", "Recommendation slates", ["strategy"], **made)
+        # Records in one micro-batch: how well the device is used.
+        self.batch_records = Histogram("batch_records", "Records in a micro-batch", ["job"], buckets=_RECORDS, **made)
+        # From the fetch of a micro-batch's oldest record to its start: waiting for the device.
+        self.queue_seconds = Histogram("queue_seconds", "Fetch to start of the micro-batch", ["job"], buckets=_SECONDS, **made)
+        # Running a micro-batch: decode, features, model, decision, encode.
+        self.run_seconds = Histogram("run_seconds", "Duration of a micro-batch", ["job"], buckets=_SECONDS, **made)
+        # Checkpoints of the feature state, by table and result (written, failed).
+        self.checkpoints = Counter("checkpoints_total", "Checkpoints of the feature state", ["table", "result"], **made)
+        # Rows written by checkpoints, by table.
+        self.checkpoint_rows = Counter("checkpoint_rows_total", "Rows written by checkpoints", ["table"], **made)
+        # Input records replayed into state by restores, by table.
+        self.restored = Gauge("restored_records", "Input records replayed into state since start", ["table"], **made)
+        # Seconds this worker waited until its labels were complete.
+        self.label_wait = Gauge("label_wait_seconds", "Time spent waiting for labels since start", **made)
+        # Records between the committed offset and the end of the log, by topic and partition.
+        self.lag = Gauge("lag_records", "Log end minus committed offset", ["topic", "partition"], **made)
+        # Records delivered to agents and not confirmed, by topic.
+        self.in_flight = Gauge("in_flight_records", "Records delivered and not confirmed", ["topic"], **made)
+
+    def micro_batch(self, job: str, batches: Sequence[RecordBatch], started: float, ended: float) -> None:
+        """Observe one micro-batch; times are monotonic seconds."""
+        count = sum(map(len, batches))
+        self.records.labels(job).inc(count)
+        self.batch_records.labels(job).observe(count)
+        self.queue_seconds.labels(job).observe(max(0.0, started - batches[0].fetched_at))
+        self.run_seconds.labels(job).observe(ended - started)
+
+    def text(self) -> bytes:
+        """Return the exposition in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,32 @@
+"""Policy: from a score to a decision and its confidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+APPROVE, REVIEW, DECLINE = range(3)
+DECISIONS = ("approve", "review", "decline")
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Scores from which a payment is reviewed and declined."""
+
+    review: float
+    decline: float
+
+    def decide(self, scores: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Return APPROVE, REVIEW or DECLINE for each score.
+
+        Args:
+            scores: float32[B] in [0, 1], the calibrated probability of fraud.
+        """
+        return np.searchsorted([self.review, self.decline], scores, side="right")
+
+
+def confidence(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the probability of the likelier class, float32[B] in [0.5, 1]."""
+    return np.maximum(scores, 1.0 - scores)

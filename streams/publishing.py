@@ -1,0 +1,165 @@
+"""Publisher: decisions and dead letters to Kafka, with the topics' names and partitions in one place."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from streams.codecs import Clicks, Rejection, Transactions, encode_dead_letter
+from streams.errors import KafkaUnavailable
+from streams.topics import DEAD_LETTERS, DECISIONS, RECOMMENDATIONS, Topic
+from streams.transport.producer import Confirmed, Failed, OutputProducer, Outputs
+from streams.transport.record_batch import RecordBatch
+
+Reasons = list[dict[str, str | float]]
+
+DESTINATIONS = (DECISIONS, RECOMMENDATIONS, DEAD_LETTERS)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName:
+    """Which model decided: goes into every decision."""
+
+    name: str
+    version: str
+
+    @property
+    def suffix(self) -> str:
+        """What follows the input's id in `decision_id`: the same input and model give the same id."""
+        return f"@{self.version[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """When a batch was decided (ms since the epoch), how long it waited and how long its micro-batch took, in ms."""
+
+    decided_at: int
+    queue_ms: float
+    inference_ms: float
+
+    @classmethod
+    def since(cls, fetched_at: float, started: float) -> Timing:
+        """Return the timing of a batch; arguments are monotonic seconds."""
+        return cls(
+            int(time.time() * 1000),
+            round(1e3 * (started - fetched_at), 3),
+            round(1e3 * (time.monotonic() - started), 3),
+        )
+
+    def as_json(self) -> dict[str, float]:
+        return {"queue_ms": self.queue_ms, "inference_ms": self.inference_ms}
+
+
+class Publisher:
+    """Sends what the jobs made."""
+
+    def __init__(self, producer: OutputProducer) -> None:
+        self._producer = producer
+        names = [topic.name for topic in DESTINATIONS]
+        self._partitions = producer.partition_counts(names)
+        missing = [name for name in names if name not in self._partitions]
+        if missing:
+            raise KafkaUnavailable(f"topics missing: {', '.join(missing)}; run `streams topics create`")
+
+    def decisions(self, batch: RecordBatch, topic: Topic, values: list[bytes], keys: list[bytes | None]) -> Outputs:
+        """Return the outputs of a batch: to the input's partition, so that a key's decisions stay in its order.
+
+        Where the output topic has fewer partitions than the input's, the key decides.
+        """
+        partition = batch.tp.partition if batch.tp.partition < self._partitions[topic.name] else -1
+        return Outputs(topic.name, values, keys, partition)
+
+    def dead_letters(self, batch: RecordBatch, rejected: Sequence[Rejection], stage: str) -> Outputs:
+        """Return the dead letters of a batch: place, reason, and the original bytes."""
+        values = [
+            encode_dead_letter(
+                topic=batch.tp.topic,
+                partition=batch.tp.partition,
+                offset=batch.offsets[each.position],
+                key=batch.keys[each.position],
+                value=batch.values[each.position],
+                stage=stage,
+                code=each.code,
+                message=each.message,
+            )
+            for each in rejected
+        ]
+        return Outputs(DEAD_LETTERS.name, values, [batch.keys[each.position] for each in rejected])
+
+    def publish(self, outputs: Sequence[Outputs], confirmed: Confirmed, failed: Failed) -> None:
+        """Send; `confirmed` or `failed` is called once, on a thread of the producer."""
+        self._producer.produce(outputs, confirmed, failed)
+
+
+def encode_decisions(
+    columns: Transactions,
+    scores: Sequence[float],
+    decisions: Sequence[str],
+    confidences: Sequence[float],
+    reasons: Sequence[Reasons],
+    model: ModelName,
+    timing: Timing,
+) -> list[bytes]:
+    """Return the JSON values of `fraud-decisions`, one a transaction (`streams.events.Decision`)."""
+    name, version, suffix = model.name, model.version, model.suffix
+    decided_at, timings = timing.decided_at, timing.as_json()
+    return [
+        orjson.dumps(
+            {
+                "decision_id": transaction_id + suffix,
+                "transaction_id": transaction_id,
+                "card_id": card_id,
+                "terminal_id": terminal_id,
+                "amount": amount,
+                "event_time": event_time,
+                "score": score,
+                "decision": decision,
+                "confidence": confidence,
+                "reasons": why,
+                "model": name,
+                "model_version": version,
+                "decided_at": decided_at,
+                "timings": timings,
+            }
+        )
+        for transaction_id, card_id, terminal_id, amount, event_time, score, decision, confidence, why in zip(
+            columns.transaction_ids, columns.card_ids, columns.terminal_ids, columns.amounts.tolist(),
+            columns.event_times.tolist(), scores, decisions, confidences, reasons, strict=True,
+        )
+    ]  # fmt: skip
+
+
+def encode_recommendations(
+    columns: Clicks,
+    ids: Sequence[list[str]],
+    scores: Sequence[list[float]],
+    strategies: Sequence[str],
+    model: ModelName,
+    timing: Timing,
+) -> list[bytes]:
+    """Return the JSON values of `recommendations`, one a click (`streams.events.Recommendation`)."""
+    name, version, suffix = model.name, model.version, model.suffix
+    decided_at, timings = timing.decided_at, timing.as_json()
+    return [
+        orjson.dumps(
+            {
+                "decision_id": event_id + suffix,
+                "event_id": event_id,
+                "session_id": session_id,
+                "items": [{"item_id": item, "score": score} for item, score in zip(items, each, strict=False)],
+                "strategy": strategy,
+                "confidence": min(1.0, sum(each)),
+                "model": name,
+                "model_version": version,
+                "event_time": event_time,
+                "decided_at": decided_at,
+                "timings": timings,
+            }
+        )
+        for event_id, session_id, event_time, items, each, strategy in zip(
+            columns.event_ids, columns.session_ids, columns.event_times.tolist(), ids, scores, strategies, strict=True
+        )
+    ]

@@ -1,0 +1,161 @@
+"""One device owner: micro-batches run one after the other, small ones on the loop, large ones on the device thread."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Protocol, TypeVar
+
+from streams.batching import MicroBatcher
+from streams.metrics import Metrics
+from streams.publishing import Publisher
+from streams.settings import Settings
+from streams.transport.producer import Outputs
+from streams.transport.record_batch import Fetch, RecordBatch
+
+Result = TypeVar("Result")
+
+# One running, one ready behind it; a third would only wait, and hold memory.
+MICRO_BATCHES_IN_FLIGHT_MAX = 2
+
+
+class Job(Protocol):
+    """What is done to a micro-batch: decode, features, model, decision, encoding. Never concurrent with another job."""
+
+    name: str
+
+    def run(self, batches: Sequence[RecordBatch]) -> list[list[Outputs]]:
+        """Return the outputs of each batch, in the order given."""
+        ...
+
+
+class Device:
+    """The thread that owns the models and the feature state. All methods but `run` are for the loop's thread."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "device")
+        self.in_flight = 0
+
+    async def call(self, work: Callable[[], Result]) -> Result:
+        """Run `work` in turn on the device thread and return its result."""
+        self.in_flight += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        finally:
+            self.in_flight -= 1
+
+    def submit(self, work: Callable[[], None], done: Callable[[], None]) -> None:
+        """Run `work`, which must not raise, in turn; then `done` on the loop."""
+        loop = asyncio.get_running_loop()
+        self.in_flight += 1
+
+        def run() -> None:
+            work()
+            loop.call_soon_threadsafe(finished)
+
+        def finished() -> None:
+            self.in_flight -= 1
+            done()
+
+        self._pool.submit(run)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True)
+
+
+class Pipeline:
+    """From an agent's fetches to confirmed outputs.
+
+    Args:
+        job: what to do with a micro-batch.
+        device: shared by all pipelines of a worker.
+        publisher: sends outputs and reports when the broker holds them.
+        confirm: called on the loop with each batch whose outputs are all confirmed.
+        fail: called on the loop with the error that must stop the worker.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        device: Device,
+        publisher: Publisher,
+        settings: Settings,
+        metrics: Metrics,
+        confirm: Callable[[RecordBatch], None],
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        self._job, self._device, self._publisher, self._metrics = job, device, publisher, metrics
+        self._inline_records_max = settings.inline_records_max
+        self._batcher = MicroBatcher(settings.batch_records_max, settings.wait_ms_max)
+        self._confirm, self._fail = confirm, fail
+        self._timer: asyncio.TimerHandle | None = None
+        self._failed = False
+        self.unconfirmed = 0
+
+    def submit(self, fetch: Fetch) -> None:
+        """Take the batches of one fetch. The consumer bounds how many are under way."""
+        for batch in fetch:
+            self._batcher.add(batch)
+        self._start_due()
+
+    def _start_due(self) -> None:
+        while not self._failed and self._device.in_flight < MICRO_BATCHES_IN_FLIGHT_MAX:
+            due_in = self._batcher.due_in(time.monotonic())
+            if due_in is None:
+                return
+            if due_in > 0.0:
+                if self._timer is None:
+                    self._timer = asyncio.get_running_loop().call_later(due_in, self._timer_due)
+                return
+            batches = self._batcher.take()
+            records = sum(map(len, batches))
+            self.unconfirmed += len(batches)
+            work = partial(self._run, batches, asyncio.get_running_loop())
+            if records <= self._inline_records_max and self._device.in_flight == 0:
+                work()  # two hand-overs of the interpreter lock cost more than a small batch
+            else:
+                self._device.submit(work, self._start_due)
+
+    def _timer_due(self) -> None:
+        self._timer = None
+        self._start_due()
+
+    def _run(self, batches: list[RecordBatch], loop: asyncio.AbstractEventLoop) -> None:
+        started = time.monotonic()
+        try:
+            outputs = self._job.run(batches)
+        except BaseException as exc:  # noqa: BLE001 - handed to the loop, which stops the worker; nothing is committed
+            exc.add_note(f"{self._job.name}: {', '.join(map(str, batches))}: nothing of this micro-batch was published")
+            loop.call_soon_threadsafe(self._stop, exc)
+            return
+        self._metrics.micro_batch(self._job.name, batches, started, time.monotonic())
+        for batch, each in zip(batches, outputs, strict=True):
+            self._publisher.publish(
+                each,
+                confirmed=partial(self._on_loop, loop, self._confirmed, batch),
+                failed=partial(self._on_loop, loop, self._stop),
+            )
+
+    @staticmethod
+    def _on_loop(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: object) -> None:
+        if not loop.is_closed():  # a delivery report that comes after the worker has gone concerns nobody
+            loop.call_soon_threadsafe(call, *args)
+
+    def _confirmed(self, batch: RecordBatch) -> None:
+        self.unconfirmed -= 1
+        self._confirm(batch)
+
+    def _stop(self, exc: BaseException) -> None:
+        if not self._failed:
+            self._failed = True
+            self._fail(exc)
+
+    async def drain(self, deadline: float) -> bool:
+        """Abandon what waits, let what runs finish until `deadline` (monotonic); tell whether all is confirmed."""
+        self._batcher.clear()
+        while (self.unconfirmed or self._device.in_flight) and not self._failed and time.monotonic() < deadline:
+            await asyncio.sleep(0.002)
+        return self.unconfirmed == 0

@@ -1,0 +1,214 @@
+"""Worker: what one process owns beside Faust: models, state, the device, producers. Built before the first fetch."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+from faust.types import TP
+
+from models.features.cards import CardHistory
+from models.features.sessions import SessionHistory
+from models.runner import FraudRunner, RecommenderRunner
+from streams.agents.fraud import CardReplay, FraudJob
+from streams.agents.labels import LabelJob, LabelReplay
+from streams.agents.recommendations import RecommendationJob, SessionReplay
+from streams.checkpointer import Checkpointer
+from streams.codecs import Limits
+from streams.errors import KafkaUnavailable
+from streams.label_log import LabelLog
+from streams.metrics import Metrics
+from streams.policy import Thresholds
+from streams.publishing import Publisher
+from streams.scoring import Device, Job, Pipeline
+from streams.settings import Settings
+from streams.state import StateTable
+from streams.topics import CARD_STATE, CLICKSTREAM, LABELS, SESSION_STATE, TRANSACTIONS, Topic
+from streams.transport.consumer import Consumer
+from streams.transport.producer import OutputProducer
+from streams.transport.reader import LogReader
+from streams.transport.transactions import GroupMember, StateWriter
+
+logger = logging.getLogger(__name__)
+
+# The interpreter lets a thread keep the lock for 5 ms by default: the loop would wait that long behind the device thread.
+SWITCH_INTERVAL_S = 0.0005
+
+
+class Worker:
+    """Everything of one process that decides.
+
+    Args:
+        settings: checked settings.
+        consumer: returns Faust's consumer, once it exists.
+        fail: called on the loop with the error that must stop the process.
+    """
+
+    def __init__(self, settings: Settings, consumer: Callable[[], Consumer], fail: Callable[[BaseException], None]) -> None:
+        self.settings, self.metrics, self._consumer, self._fail = settings, Metrics(), consumer, fail
+        self._loop = asyncio.get_running_loop()
+        self.failure: BaseException | None = None
+        self.ready = False
+
+    def start(self) -> None:
+        """Load and warm up models, connect, read the labels. Takes seconds; not for the loop's thread.
+
+        Raises:
+            ModelError: an artifact is missing, damaged or does not fit; a device that is not there.
+            KafkaUnavailable: no answer, or topics missing.
+        """
+        settings = self.settings
+        began = time.monotonic()
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        torch.set_num_threads(settings.torch_threads)
+        fraud = FraudRunner.load(settings.fraud_artifact, settings.device, settings.dtype)
+        recommender = RecommenderRunner.load(settings.recommender_artifact, settings.device, settings.dtype)
+        fraud.warm_up()
+        recommender.warm_up()
+        config = settings.librdkafka()
+        self._producer = OutputProducer(config)
+        publisher = Publisher(self._producer)
+        limits = Limits(settings.record_bytes_max, settings.event_time_ahead_s_max * 1000)
+        self._state_reader = LogReader(config, settings.application_id)
+        self._ends_reader = LogReader(config, settings.application_id)
+        self._cards = self._table(CARD_STATE, TRANSACTIONS, "cards/1", CardHistory, CardReplay(limits))
+        self._sessions = self._table(
+            SESSION_STATE,
+            CLICKSTREAM,
+            f"sessions/1/{recommender.version}",
+            partial(SessionHistory, recommender.length),
+            SessionReplay(recommender, limits),
+        )
+        label_reader = LogReader(config, settings.application_id)
+        self._label_log = LabelLog(LABELS.name, LabelReplay(limits), label_reader, self._ends_reader, self._failed_elsewhere)
+        self._label_log.start()
+        self.device = Device()
+        self.fraud = self._pipeline(
+            FraudJob(
+                fraud, self._cards, self._label_log, self._thresholds(fraud), settings.reasons_max, limits, publisher, self.metrics
+            ),
+            publisher,
+        )
+        self.recommendations = self._pipeline(
+            RecommendationJob(recommender, self._sessions, settings.top_k, limits, publisher, self.metrics), publisher
+        )
+        self.labels = self._pipeline(LabelJob(limits, publisher, self.metrics), publisher)
+        self._checkpointer = Checkpointer(
+            {"cards": self._cards, "sessions": self._sessions},
+            self.device,
+            StateWriter(config, f"{settings.application_id}-state-{self._slot()}"),
+            lambda tp: self._consumer().committed(tp),
+            self._member,
+            self.metrics,
+        )
+        gc.collect()
+        gc.freeze()  # models and code live as long as the process: collections need not look at them
+        logger.info(
+            "models %s %.12s and %s %.12s on %s, ready to fetch after %.1f s",
+            fraud.name, fraud.version, recommender.name, recommender.version, fraud.device, time.monotonic() - began,
+        )  # fmt: skip
+
+    def _slot(self) -> str:
+        # Without a slot two workers must not share an id, or each would fence the other.
+        return f"{time.time_ns():x}" if self.settings.worker_slot is None else str(self.settings.worker_slot)
+
+    def _thresholds(self, runner: FraudRunner) -> Thresholds:
+        review, decline = self.settings.review_threshold, self.settings.decline_threshold
+        if review is None or decline is None:
+            return Thresholds(runner.thresholds["review"], runner.thresholds["decline"])
+        return Thresholds(review, decline)
+
+    def _table(self, topic: Topic, source: Topic, layout: str, new: Callable[[], Any], replay: Any) -> StateTable[Any]:
+        name = f"{self.settings.application_id}-{topic.name.removeprefix('streams-')}"
+        count = len(self._state_reader.partitions(source.name))
+        if count == 0:
+            raise KafkaUnavailable(f"topic {source.name} is missing; run `streams topics create`")
+        if len(self._state_reader.partitions(name)) != count:
+            self._create(name, count, topic)
+        return StateTable(name, source.name, layout, new, replay, self._state_reader)
+
+    def _create(self, name: str, partitions: int, topic: Topic) -> None:
+        admin = AdminClient(self.settings.librdkafka())
+        new = NewTopic(name, partitions, self.settings.replication_factor, config=topic.config)
+        try:
+            admin.create_topics([new])[name].result(30)
+        except KafkaException as exc:
+            found = len(self._state_reader.partitions(name))
+            if found != partitions:  # another worker may have made it meanwhile
+                raise KafkaUnavailable(f"{name}: expected {partitions} partitions, found {found}: {exc.args[0].str()}") from exc
+
+    def _pipeline(self, job: Job, publisher: Publisher) -> Pipeline:
+        return Pipeline(job, self.device, publisher, self.settings, self.metrics, lambda b: self._consumer().confirm(b), self.stop_with)
+
+    def _member(self) -> GroupMember:
+        consumer = self._consumer()
+        coordinator = consumer._thread._ensure_consumer()._coordinator
+        instance = consumer.app.conf.consumer_group_instance_id
+        return GroupMember(self.settings.application_id, coordinator.generation, coordinator.member_id, instance)
+
+    def _failed_elsewhere(self, exc: Exception) -> None:
+        self._loop.call_soon_threadsafe(self.stop_with, exc)
+
+    def stop_with(self, exc: BaseException) -> None:
+        """Remember the error and stop the process; what is not committed is read again by whoever comes next."""
+        if self.failure is None:
+            self.failure = exc
+            self._fail(exc)
+
+    @property
+    def pipelines(self) -> tuple[Pipeline, ...]:
+        return (self.fraud, self.recommendations, self.labels)
+
+    async def drain(self, deadline: float) -> None:
+        """Let what has begun finish until `deadline`, monotonic; abandon the rest."""
+        for pipeline in self.pipelines:
+            if not await pipeline.drain(deadline):
+                logger.warning("drain: outputs are still unconfirmed; their input will be read again")
+
+    async def checkpoint(self, seconds_max: float) -> int:
+        """Write the changed state; return the number of rows."""
+        if self.failure is not None:
+            return 0
+        return await self._checkpointer.write(seconds_max)
+
+    async def keep(self, assigned: set[TP]) -> None:
+        """Forget the state of partitions that are not ours any more."""
+
+        def keep() -> None:
+            for table in (self._cards, self._sessions):
+                table.keep({tp.partition for tp in assigned if tp.topic == table.source})
+
+        await self.device.call(keep)
+
+    def observe(self) -> bytes:
+        """Return the metrics, the sampled ones brought up to date."""
+        consumer = self._consumer()
+        for tp in consumer.assignment():
+            committed, end = consumer.committed(tp), consumer.highwater(tp)
+            if committed is not None and end is not None:
+                self.metrics.lag.labels(tp.topic, tp.partition).set(max(0, end - committed))
+        for topic, count in consumer.records_in_flight.items():
+            self.metrics.in_flight.labels(topic).set(count)
+        for name, table in (("cards", self._cards), ("sessions", self._sessions)):
+            self.metrics.restored.labels(name).set(table.restored_records)
+        self.metrics.label_wait.set(self._label_log.wait_s)
+        return self.metrics.text()
+
+    def close(self) -> None:
+        """Stop threads and clients. Not for the loop's thread."""
+        self._label_log.close()
+        self.device.close()
+        left = self._producer.close(1.0 if self.failure else 5.0)
+        if left:
+            logger.warning("%d outputs were not confirmed; their input will be read again", left)
+        self._state_reader.close()
+        self._ends_reader.close()

@@ -93,7 +93,7 @@ class Decision(Struct, frozen=True):
     event_time: OutputTime
     score: Annotated[Probability, Meta(description="Calibrated probability of fraud.")]
     decision: Literal["approve", "review", "decline"]
-    confidence: Annotated[Probability, Meta(description="Probability that the decision is right.")]
+    confidence: Annotated[Probability, Meta(description="Probability of the likelier class, fraud or not.")]
     reasons: Annotated[list[Reason], Meta(description="Largest first; empty when approved.")]
     model: str
     model_version: Digest

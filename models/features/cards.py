@@ -4,24 +4,22 @@ Rules, all in event time:
 
 - A payment sees itself and those payments of its card that were processed before it and are stamped no later, in exact
   windows (t - W, t].
-- The watermark is the largest event_time processed. A payment more than HORIZON_MS behind it is late: it is scored without
-  history and leaves none.
+- The watermark is the largest event_time processed. A payment more than HORIZON_MS behind it is late: it is scored
+  without history and leaves none.
 - A card's events count while newer than its newest one less KEPT_MS, and among its newest `events_per_key_max`.
-- A card whose newest event is more than 2 * HORIZON_MS behind the watermark is evicted. No payment that is not late could see
-  any of its events, so eviction never changes a feature.
+- A card whose newest event is more than 2 * HORIZON_MS behind the watermark is evicted. Only a late payment could have
+  seen any of its events, so eviction never changes a feature.
 """
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from models.errors import StateError
 from models.features import kernels
 from models.features.event_log import EventLog
-from models.features.keys import KeyIndex, Rows
+from models.features.history import KeyedHistory, column
 
 MINUTE_MS = 60_000
 HOUR_MS = 3_600_000
@@ -55,39 +53,24 @@ CARD_FEATURES: tuple[str, ...] = (
     "card_amount_share_of_max",
 )
 
-PAYLOAD_VERSION = 1
+PAYLOAD_KIND = 1
+CENTS = 100
 
 
-class CardHistory:
+class CardHistory(KeyedHistory):
     """Payments of every card, and the features they give.
 
     Args:
         events_per_key_max: the newest payments of a card that count.
 
     Source:
-        Windows of 1, 7 and 30 days as in Le Borgne et al., Reproducible Machine Learning for Credit Card Fraud Detection
-        (2022), chapter 3; velocity windows are ours.
+        Windows of 1, 7 and 30 days as in Le Borgne et al., Reproducible Machine Learning for Credit Card Fraud
+        Detection (2022), chapter 3; the shorter ones are ours.
     """
 
     def __init__(self, events_per_key_max: int = EVENTS_PER_CARD_MAX) -> None:
-        self._index = KeyIndex()
-        self._log = EventLog(np.float64, events_per_key_max)
+        super().__init__(EventLog(np.float64, events_per_key_max), PAYLOAD_KIND, CENTS, KEPT_MS, 2 * HORIZON_MS)
         self._windows = np.array(SUM_WINDOWS_MS + MEAN_WINDOWS_MS, np.int64)
-        self._persisted: set[Any] = set()
-        self._watermark = kernels.NEVER
-
-    def __len__(self) -> int:
-        """Cards held."""
-        return len(self._index)
-
-    @property
-    def watermark(self) -> int:
-        """Largest event_time processed, ms; saved and restored by the owner of the checkpoint."""
-        return self._watermark
-
-    @watermark.setter
-    def watermark(self, event_time: int) -> None:
-        self._watermark = event_time
 
     def update(
         self, cards: Sequence[str], event_time: npt.NDArray[np.int64], amount: npt.NDArray[np.float64]
@@ -97,7 +80,7 @@ class CardHistory:
         Args:
             cards: card ids, length B.
             event_time: int64[B], ms since the epoch.
-            amount: float64[B], finite.
+            amount: float64[B], finite and >= 0.
 
         Returns:
             float64[B, len(CARD_FEATURES)].
@@ -112,87 +95,19 @@ class CardHistory:
         event_time: npt.NDArray[np.int64],
         amount: npt.NDArray[np.float64],
         out: npt.NDArray[Any],
-        column: int,
+        first_column: int,
     ) -> None:
-        """Do `update`, writing the features to `out[:, column:column + len(CARD_FEATURES)]`, float32 or float64."""
+        """Do `update`, writing to the columns of `out`, float32 or float64, from `first_column` on."""
         assert len(cards) == len(event_time) == len(amount) == len(out)
-        rows = self._index.rows(cards)
         log = self._log
-        log.reserve_rows(self._index.row_count)
+        rows, event_time, amount = self._rows(cards), column(event_time, np.int64), column(amount, np.float64)
+        assert ((amount >= 0) & (amount < np.inf)).all()
 
         def step(begin: int) -> int:
             done, self._watermark = kernels.update_cards(
                 begin, rows, event_time, amount, log.meta, log.times, log.values, log.heap, log.dirty, self._watermark,
-                self._windows, len(SUM_WINDOWS_MS), KEPT_MS, log.events_per_key_max, out, column,
+                self._windows, len(SUM_WINDOWS_MS), KEPT_MS, log.events_per_key_max, out, first_column,
             )  # fmt: skip
             return int(done)
 
         log.run(step, len(rows))
-
-    def evict(self) -> list[bytes]:
-        """Forget cards that no payment can see any more; return those keys that a snapshot has told of before."""
-        newest = self._log.newest
-        limit = self._watermark - 2 * HORIZON_MS
-        gone = [(str(key), row) for key, row in self._index.items() if newest[row] < limit]
-        rows = [row for _, row in gone]
-        self._log.clear(np.array(rows, np.int64))
-        self._index.evict(rows)
-        told = [key.encode() for key, _ in gone if key in self._persisted]
-        self._persisted.difference_update(key for key, _ in gone)
-        return told
-
-    def snapshot(self, dirty_only: bool) -> list[tuple[bytes, bytes | None]]:
-        """Evict, then return (key, payload) of the cards touched since the last snapshot, or of all; forget the touches.
-
-        A payload of None tells that the card was evicted.
-        """
-        changes: list[tuple[bytes, bytes | None]] = [(key, None) for key in self.evict()]
-        for key, row in self._index.items():
-            if self._log.dirty[row] or not dirty_only:
-                changes.append((str(key).encode(), self._payload(row)))
-                self._persisted.add(key)
-        self._log.dirty[:] = 0
-        return changes
-
-    def load(self, key: bytes, payload: bytes | None) -> None:
-        """Put a row of a snapshot in place, replacing what the card had; None evicts it.
-
-        Raises:
-            StateError: the payload is damaged or of another version.
-        """
-        self.load_many([(key, payload)])
-
-    def load_many(self, pairs: Iterable[tuple[bytes, bytes | None]]) -> None:
-        """Do `load` for each pair in order."""
-        for key, payload in pairs:
-            card = key.decode()
-            if payload is None:
-                row = self._index.get(card)
-                if row is not None:
-                    self._log.clear(np.array([row]))
-                    self._index.evict([row])
-                    self._persisted.discard(card)
-                continue
-            if not payload or payload[0] != PAYLOAD_VERSION or (len(payload) - 1) % 16:
-                raise StateError(f"card {card}: expected a payload of version {PAYLOAD_VERSION}, got {payload[:1]!r}")
-            count = (len(payload) - 1) // 16
-            row = self._index[card]
-            self._log.reserve_rows(self._index.row_count)
-            times = np.frombuffer(payload, "<i8", count, 1).copy()
-            self._log.restore(row, times, np.frombuffer(payload, "<f8", count, 1 + 8 * count).copy())
-            self._log.dirty[row] = 0
-            self._persisted.add(card)
-
-    def digest(self) -> str:
-        """Return the SHA-256 of all cards that a payment can still see, independent of the order they came in."""
-        total = hashlib.sha256()
-        rows = sorted((str(key).encode(), row) for key, row in self._index.items())
-        for key, row in rows:
-            if self._log.newest[row] >= self._watermark - 2 * HORIZON_MS:
-                payload = self._payload(row)
-                total.update(len(key).to_bytes(4, "little") + key + len(payload).to_bytes(4, "little") + payload)
-        return total.hexdigest()
-
-    def _payload(self, row: int) -> bytes:
-        times, values = self._log.read(row, KEPT_MS, kernels.NEVER)
-        return bytes([PAYLOAD_VERSION]) + times.tobytes() + values.tobytes()

@@ -33,7 +33,8 @@ class EventLog:
         self.heap = np.full(1 + kernels.CAPACITY_CLASSES, -1, np.int64)
         self.heap[0] = 0
         self.meta = np.empty((0, 4), np.int64)
-        self.dirty = np.empty(0, np.uint8)
+        self.dirty = np.empty(0, np.uint8)  # touched since the last snapshot
+        self.told = np.empty(0, np.uint8)  # a snapshot has told of the row, so that its end must be told too
         self.reserve_rows(ROWS_MIN)
 
     @property
@@ -50,9 +51,9 @@ class EventLog:
         meta = np.zeros((size, 4), np.int64)
         meta[:, kernels.NEWEST] = kernels.NEVER
         meta[:have] = self.meta
-        dirty = np.zeros(size, np.uint8)
-        dirty[:have] = self.dirty
-        self.meta, self.dirty = meta, dirty
+        self.meta = meta
+        self.dirty = np.concatenate((self.dirty, np.zeros(size - have, np.uint8)))
+        self.told = np.concatenate((self.told, np.zeros(size - have, np.uint8)))
 
     def grow(self) -> None:
         """Double the arena."""
@@ -64,7 +65,7 @@ class EventLog:
         self.times, self.values = times, values
 
     def run(self, step: Callable[[int], int], count: int) -> None:
-        """Call `step(begin)`, which returns the records done, until it has done `count`; grow the arena where it stops."""
+        """Call `step(begin)`, which returns the records done, until it has done `count`; grow the arena in between."""
         done = step(0)
         while done < count:
             self.grow()
@@ -74,17 +75,34 @@ class EventLog:
         """Drop all events of `rows`."""
         kernels.free_rows(rows, self.meta, self.times, self.heap)
         self.dirty[rows] = 0
+        self.told[rows] = 0
 
-    def read(self, row: int, kept: int, floor: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
-        """Return times and values of `row` that count: newer than `floor` and than the row's newest less `kept`."""
-        first, count = np.empty(1, np.int64), np.empty(1, np.int64)
-        kernels.visible_slots(
-            np.array([row]), self.meta, self.times, kept, floor, self.events_per_key_max, first, count
+    def visible(self, rows: Rows, kept: int, floor: int) -> tuple[Rows, Rows]:
+        """Return the first slot and the number of the events of `rows` that count.
+
+        Args:
+            rows: int64[R].
+            kept: events not newer than their row's newest less `kept` do not count.
+            floor: events not newer than `floor` do not count.
+        """
+        first, count = np.empty_like(rows), np.empty_like(rows)
+        kernels.visible_slots(rows, self.meta, self.times, kept, floor, self.events_per_key_max, first, count)
+        return first, count
+
+    def restore(
+        self,
+        rows: Rows,
+        ends: Rows,
+        newest: npt.NDArray[np.int64],
+        times: npt.NDArray[np.int64],
+        values: npt.NDArray[Any],
+    ) -> None:
+        """Replace the events of `rows`, which are distinct: row k gets those from ends[k - 1] to ends[k]."""
+        self.run(
+            lambda begin: int(
+                kernels.restore_rows(
+                    begin, rows, ends, newest, times, values, self.meta, self.times, self.values, self.heap
+                )
+            ),
+            len(rows),
         )
-        part = slice(int(first[0]), int(first[0] + count[0]))
-        return self.times[part], self.values[part]
-
-    def restore(self, row: int, times: npt.NDArray[np.int64], values: npt.NDArray[Any]) -> None:
-        """Replace the events of `row`."""
-        while not kernels.restore_row(self.meta, row, times, values, self.times, self.values, self.heap):
-            self.grow()

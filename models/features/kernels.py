@@ -1,21 +1,22 @@
 """Compiled loops of the feature state, in one file because numba's cache looks at one.
 
-A cached kernel is recompiled when *its own* file changes, not when a function or constant that it uses from another file
-does. Kernels that call each other therefore share this file, and constants reach them as arguments.
+A cached kernel is recompiled when *its own* file changes, not when a function or constant that it uses from another
+file does. Kernels that call each other therefore share this file, and constants reach them as arguments.
 
 Layout of a log (see `EventLog`): row `r` holds `meta[r] = (start, length, capacity, newest)`; its events lie in
-`times[start:start + length]` (ascending, ties in order of arrival) and `values` beside it. Capacities are powers of two.
-`heap[0]` is the first slot never used; `heap[1 + c]` heads a list of freed blocks of 2**c slots, linked through `times`.
+`times[start:start + length]` (ascending, ties in order of arrival) and `values` beside it. Capacities are powers of
+two. `heap[0]` is the first slot never used; `heap[1 + c]` heads a list of freed blocks of 2**c slots, linked through
+`times`.
 """
+
+# mypy: allow-untyped-defs
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 from numba import njit
-
-Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 START, LENGTH, CAPACITY, NEWEST = 0, 1, 2, 3
 NEVER = -(2**62)  # the time of no event; leaves room for subtraction without overflow
@@ -26,20 +27,20 @@ DAY_MS = 86_400_000
 MINUTE_MS = 60_000
 
 
-def compiled(function: Kernel) -> Kernel:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile `function` on first use, cached on disk.
 
-    numba caches beside the source, or in the user's cache folder where an installation is read-only. Where neither can be
-    written it refuses the decorator; the kernel is then compiled anew in each process. NUMBA_CACHE_DIR names another folder.
+    numba caches beside the source, or in the user's cache folder where an installation is read-only. Where neither can
+    be written it refuses to cache: each process then compiles for itself, unless NUMBA_CACHE_DIR names a folder.
     """
     try:
-        return cast(Kernel, njit(cache=True, nogil=True, error_model="numpy")(function))
+        return cast(Callable[..., Any], njit(cache=True, nogil=True, error_model="numpy")(function))
     except RuntimeError:
-        return cast(Kernel, njit(nogil=True, error_model="numpy")(function))
+        return cast(Callable[..., Any], njit(nogil=True, error_model="numpy")(function))
 
 
 @compiled
-def capacity_class(capacity: int) -> int:
+def capacity_class(capacity):
     """Return c with 2**c == capacity."""
     c = 0
     while (1 << c) < capacity:
@@ -48,7 +49,7 @@ def capacity_class(capacity: int) -> int:
 
 
 @compiled
-def take_block(capacity, times, heap):  # type: ignore[no-untyped-def]
+def take_block(capacity, times, heap):
     """Return the first slot of a free block, or -1 when the arena has no room."""
     c = 1 + capacity_class(capacity)
     block = heap[c]
@@ -63,7 +64,7 @@ def take_block(capacity, times, heap):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def free_block(meta, row, times, heap):  # type: ignore[no-untyped-def]
+def free_block(meta, row, times, heap):
     """Give the block of `row` back and leave the row empty."""
     capacity = meta[row, CAPACITY]
     if capacity > 0:
@@ -78,7 +79,7 @@ def free_block(meta, row, times, heap):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def make_room(meta, row, floor, events_max, times, values, heap):  # type: ignore[no-untyped-def]
+def make_room(meta, row, floor, events_max, times, values, heap):
     """Make room for one more event in a full row: drop what no feature can see, else double. False: arena full."""
     start, length, capacity = meta[row, START], meta[row, LENGTH], meta[row, CAPACITY]
     drop = max(length - events_max, 0)
@@ -107,11 +108,11 @@ def make_room(meta, row, floor, events_max, times, values, heap):  # type: ignor
 
 
 @compiled
-def insert(meta, row, time, value, floor, events_max, times, values, heap):  # type: ignore[no-untyped-def]
+def insert(meta, row, time, value, floor, events_max, times, values, heap):
     """Insert one event at its place (after its ties) and return its slot, or -1 when the arena has no room."""
-    if meta[row, LENGTH] == meta[row, CAPACITY]:
-        if not make_room(meta, row, floor, events_max, times, values, heap):
-            return -1
+    full = meta[row, LENGTH] == meta[row, CAPACITY]
+    if full and not make_room(meta, row, floor, events_max, times, values, heap):
+        return -1
     start = meta[row, START]
     slot = start + meta[row, LENGTH]
     if time >= meta[row, NEWEST]:
@@ -128,51 +129,68 @@ def insert(meta, row, time, value, floor, events_max, times, values, heap):  # t
 
 
 @compiled
-def free_rows(rows, meta, times, heap):  # type: ignore[no-untyped-def]
+def free_rows(rows, meta, times, heap):
     """Empty each of `rows`."""
     for row in rows:
         free_block(meta, row, times, heap)
 
 
 @compiled
-def visible_slots(rows, meta, times, kept_ms, floor_min, events_max, first, count):  # type: ignore[no-untyped-def]
+def visible_slots(rows, meta, times, kept, floor, events_max, first, count):
     """Write the first slot and the number of the events of each row that a feature can still see."""
     for k in range(rows.size):
         row = rows[k]
         start, length = meta[row, START], meta[row, LENGTH]
-        floor = max(meta[row, NEWEST] - kept_ms, floor_min)
+        oldest = max(meta[row, NEWEST] - kept, floor)
         drop = max(length - events_max, 0)
-        while drop < length and times[start + drop] <= floor:
+        while drop < length and times[start + drop] <= oldest:
             drop += 1
         first[k] = start + drop
         count[k] = length - drop
 
 
 @compiled
-def restore_row(meta, row, source_times, source_values, times, values, heap):  # type: ignore[no-untyped-def]
-    """Replace the events of `row`; False (and an empty row) when the arena has no room."""
-    free_block(meta, row, times, heap)
-    count = source_times.size
-    capacity = CAPACITY_MIN
-    while capacity < count:
-        capacity *= 2
-    start = take_block(capacity, times, heap)
-    if start < 0:
-        return False
-    for i in range(count):
-        times[start + i] = source_times[i]
-        values[start + i] = source_values[i]
-    meta[row, START] = start
-    meta[row, LENGTH] = count
-    meta[row, CAPACITY] = capacity
-    if count > 0:
-        meta[row, NEWEST] = source_times[count - 1]
-    return True
+def restore_rows(begin, rows, ends, newest, source_times, source_values, meta, times, values, heap):
+    """Replace the events of rows begin.. by source[ends[k - 1]:ends[k]]; return the rows done when the arena is full."""
+    for k in range(begin, rows.size):
+        row = rows[k]
+        first = ends[k - 1] if k > 0 else 0
+        count = ends[k] - first
+        free_block(meta, row, times, heap)
+        capacity = CAPACITY_MIN
+        while capacity < count:
+            capacity *= 2
+        start = take_block(capacity, times, heap)
+        if start < 0:
+            return k
+        for i in range(count):
+            times[start + i] = source_times[first + i]
+            values[start + i] = source_values[first + i]
+        meta[row, START] = start
+        meta[row, LENGTH] = count
+        meta[row, CAPACITY] = capacity
+        meta[row, NEWEST] = newest[k]
+    return rows.size
 
 
 @compiled
-def update_cards(  # type: ignore[no-untyped-def]
-    begin, rows, event_time, amount, meta, times, values, heap, dirty, watermark, windows, sums, kept_ms, events_max, out, column
+def update_cards(
+    begin,
+    rows,
+    event_time,
+    amount,
+    meta,
+    times,
+    values,
+    heap,
+    dirty,
+    watermark,
+    windows,
+    sums,
+    kept_ms,
+    events_max,
+    out,
+    column,
 ):
     """Insert payments begin.. in order and write their features; stop where the arena is full.
 
@@ -237,9 +255,7 @@ def update_cards(  # type: ignore[no-untyped-def]
 
 
 @compiled
-def add_labels(  # type: ignore[no-untyped-def]
-    begin, rows, bucket, is_fraud, meta, times, values, heap, dirty, watermark, kept, events_max
-):
+def add_labels(begin, rows, bucket, is_fraud, meta, times, values, heap, dirty, watermark, kept, events_max):
     """Count labels begin.. in their buckets; stop where the arena is full. Returns (labels done, watermark)."""
     for k in range(begin, rows.size):
         b, row = bucket[k], rows[k]
@@ -260,8 +276,21 @@ def add_labels(  # type: ignore[no-untyped-def]
 
 
 @compiled
-def terminal_features(  # type: ignore[no-untyped-def]
-    rows, event_time, granularity, delay, meta, times, values, floor, windows, hours_per_bucket, recent, events_max, out, column
+def terminal_features(
+    rows,
+    event_time,
+    granularity,
+    delay,
+    meta,
+    times,
+    values,
+    floor,
+    windows,
+    hours_per_bucket,
+    recent,
+    events_max,
+    out,
+    column,
 ):
     """Write the labelled history of each terminal as known at its cutoff (delay, floor, windows in buckets)."""
     mask = (1 << 32) - 1
@@ -308,7 +337,51 @@ def terminal_features(  # type: ignore[no-untyped-def]
 
 
 @compiled
-def payment_columns(event_time, amount, sine, cosine, out, column):  # type: ignore[no-untyped-def]
+def update_sessions(begin, rows, items, event_time, meta, times, values, heap, dirty, watermark, idle_ms, out):
+    """Insert clicks begin.. in order and write the items that each saw; stop where the arena is full.
+
+    Returns:
+        (clicks done, watermark).
+    """
+    length = out.shape[1]
+    for k in range(begin, rows.size):
+        t, item, row = event_time[k], items[k], rows[k]
+        mark = max(watermark, t)
+        limit = mark - idle_ms
+        end = length
+        if t < limit:
+            end -= 1
+            out[k, end] = item
+        else:
+            if meta[row, NEWEST] < limit:
+                meta[row, LENGTH] = 0
+                meta[row, NEWEST] = NEVER
+            if item >= 0:
+                slot = insert(meta, row, t, item, NEVER, length, times, values, heap)
+                if slot < 0:
+                    return k, watermark
+            else:
+                meta[row, NEWEST] = max(meta[row, NEWEST], t)
+                slot = meta[row, START] + meta[row, LENGTH] - 1
+                while slot >= meta[row, START] and times[slot] > t:
+                    slot -= 1
+            dirty[row] = 1
+            first = meta[row, START] + max(meta[row, LENGTH] - length, 0)
+            if item >= 0 and slot < first:
+                end -= 1
+                out[k, end] = item
+            while slot >= first:
+                end -= 1
+                out[k, end] = values[slot]
+                slot -= 1
+        for j in range(end):
+            out[k, j] = -1
+        watermark = mark
+    return rows.size, watermark
+
+
+@compiled
+def payment_columns(event_time, amount, sine, cosine, out, column):
     """Write what a payment tells by itself; `sine` and `cosine` hold the daily circle by minute."""
     for k in range(event_time.size):
         day = event_time[k] // DAY_MS

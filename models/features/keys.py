@@ -1,6 +1,6 @@
 """Row numbers of keys: the bridge from names in records to rows of columnar state."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Sequence
 from itertools import repeat
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy.typing as npt
 Rows = npt.NDArray[np.int64]
 
 
-class KeyIndex(dict[Hashable, int]):
+class KeyIndex(dict[str, int]):
     """Map each key to a row number; an unknown key takes a freed row, or else the next one.
 
     A dict with `__missing__`, so that a batch is looked up by one C loop: Python code runs only for new keys.
@@ -19,10 +19,10 @@ class KeyIndex(dict[Hashable, int]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._keys: list[Hashable] = []
+        self._keys: list[str | None] = []
         self._free: list[int] = []
 
-    def __missing__(self, key: Hashable) -> int:
+    def __missing__(self, key: str) -> int:
         if self._free:
             row = self._free.pop()
             self._keys[row] = key
@@ -37,25 +37,26 @@ class KeyIndex(dict[Hashable, int]):
         """Rows ever handed out, freed ones included: the size that columns need."""
         return len(self._keys)
 
-    def rows(self, keys: Sequence[Hashable]) -> Rows:
+    @property
+    def free_rows(self) -> list[int]:
+        """Rows handed out once and given back; not to be changed."""
+        return self._free
+
+    def rows(self, keys: Sequence[str]) -> Rows:
         """Return the row of each key, int64[B]; unknown keys get one."""
         return np.fromiter(map(self.__getitem__, keys), np.int64, len(keys))
 
-    def find(self, keys: Sequence[Hashable]) -> Rows:
+    def find(self, keys: Sequence[str]) -> Rows:
         """Return the row of each key, int64[B], -1 for unknown keys, which stay unknown."""
         return np.fromiter(map(self.get, keys, repeat(-1)), np.int64, len(keys))
 
-    def key_of(self, row: int) -> Hashable:
-        """Return the key that holds `row`."""
-        return self._keys[row]
+    def keys_of(self, rows: Rows) -> list[str]:
+        """Return the key that holds each of `rows`, none of them free."""
+        return [self._keys[row] for row in rows.tolist()]
 
-    def evict(self, rows: Iterable[int]) -> None:
-        """Forget the keys of `rows`; the rows are handed out again.
-
-        Raises:
-            KeyError: a row holds no key.
-        """
-        for row in rows:
-            del self[self._keys[row]]
+    def evict(self, rows: Rows) -> None:
+        """Forget the keys of `rows`, which are distinct and none of them free; they are handed out again."""
+        for row, key in zip(rows.tolist(), self.keys_of(rows), strict=True):
+            del self[key]
             self._keys[row] = None
             self._free.append(row)

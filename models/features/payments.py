@@ -55,7 +55,7 @@ class PaymentFeatures:
             out: float32[B, F], C-contiguous, to write to instead of a new matrix.
 
         Returns:
-            float32[B, F], columns in FRAUD_FEATURES order. Night is before 07:00 and weekend Saturday and Sunday, in UTC.
+            float32[B, F], columns in FRAUD_FEATURES order. Night is before 07:00, weekend Saturday and Sunday, in UTC.
         """
         if out is None:
             out = np.empty((len(cards), len(FRAUD_FEATURES)), np.float32)
@@ -66,9 +66,7 @@ class PaymentFeatures:
         return out
 
 
-def replay(
-    features: PaymentFeatures, columns: dict[str, Any], batch_records: int = 2048
-) -> npt.NDArray[np.float32]:
+def replay(features: PaymentFeatures, columns: dict[str, Any], batch_records: int = 2048) -> npt.NDArray[np.float32]:
     """Return the features of labelled payments of the past, as a worker would have seen them with labels 7 days late.
 
     Args:

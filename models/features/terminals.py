@@ -3,10 +3,10 @@
 Rules, all in event time of the labelled payments:
 
 - A payment at t sees labels up to cutoff(t) = floor(t, granularity) - delay, in exact windows (cutoff - W, cutoff].
-- Labels are counted per (terminal, bucket of one granularity), so that a busy terminal costs no more than a quiet one, and the
-  features are a function of the *set* of labels: the order in which they come never matters.
-- Labels more than KEPT_MS (beyond delay and granularity) behind the newest label of all are forgotten, whatever terminal they belong
-  to. A payment at most 30 days behind that newest label therefore sees all of its windows.
+- Labels are counted per terminal and bucket of one granularity, so that a busy terminal costs no more than a quiet one.
+- Labels more than KEPT_MS, delay and granularity behind the newest label of all are forgotten, whatever terminal they
+  belong to. A payment at most 30 days behind that newest label therefore sees all of its windows.
+- So the features are a function of the *set* of labels: the order in which they come never matters.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from models.features import kernels
 from models.features.event_log import EventLog
-from models.features.keys import KeyIndex
+from models.features.history import KeyedHistory, column
 
 HOUR_MS = 3_600_000
 DAY_MS = 86_400_000
@@ -28,7 +28,8 @@ WINDOWS_MS = (DAY_MS, 7 * DAY_MS, 30 * DAY_MS)
 # The longest window, and as much again for payments that come late or are replayed after their labels.
 KEPT_MS = 2 * WINDOWS_MS[-1]
 RECENT_LABELS = 5
-BUCKETS_PER_TERMINAL_MAX = 1 << 16
+BUCKETS_PER_TERMINAL_MAX = 1 << 16  # 1,609 an hour each are kept; only finer granularities come near
+PAYLOAD_KIND = 2
 
 TERMINAL_FEATURES: tuple[str, ...] = (
     "terminal_labelled_1d",
@@ -42,7 +43,7 @@ TERMINAL_FEATURES: tuple[str, ...] = (
 )
 
 
-class TerminalHistory:
+class TerminalHistory(KeyedHistory):
     """Labelled payments of every terminal, and the features they give.
 
     Args:
@@ -57,19 +58,11 @@ class TerminalHistory:
         assert granularity_ms > 0 and delay_ms % granularity_ms == 0 and DAY_MS % granularity_ms == 0
         self._delay_ms = delay_ms
         self._granularity_ms = granularity_ms
-        self._index = KeyIndex()
-        self._log = EventLog(np.int64, BUCKETS_PER_TERMINAL_MAX)
+        kept = (KEPT_MS + delay_ms) // granularity_ms + 1
+        super().__init__(EventLog(np.int64, BUCKETS_PER_TERMINAL_MAX), PAYLOAD_KIND, 1, kept, kept - 1)
         self._windows = np.array(WINDOWS_MS, np.int64) // granularity_ms
-        self._kept = (KEPT_MS + delay_ms) // granularity_ms + 1
-        self._watermark = kernels.NEVER
 
-    def __len__(self) -> int:
-        """Terminals held."""
-        return len(self._index)
-
-    def add(
-        self, terminals: Sequence[str], event_time: npt.NDArray[np.int64], is_fraud: npt.NDArray[np.bool_]
-    ) -> None:
+    def add(self, terminals: Sequence[str], event_time: npt.NDArray[np.int64], is_fraud: npt.NDArray[np.bool_]) -> None:
         """Count labels, each once; the caller drops repeats.
 
         Args:
@@ -78,10 +71,9 @@ class TerminalHistory:
             is_fraud: bool[B].
         """
         assert len(terminals) == len(event_time) == len(is_fraud)
-        rows = self._index.rows(terminals)
         log = self._log
-        log.reserve_rows(self._index.row_count)
-        bucket = -(-event_time // self._granularity_ms)
+        rows, is_fraud = self._rows(terminals), column(is_fraud, np.bool_)
+        bucket = column(-(-event_time // self._granularity_ms), np.int64)
 
         def step(begin: int) -> int:
             done, self._watermark = kernels.add_labels(
@@ -109,13 +101,13 @@ class TerminalHistory:
         return out
 
     def features_into(
-        self, terminals: Sequence[str], event_time: npt.NDArray[np.int64], out: npt.NDArray[Any], column: int
+        self, terminals: Sequence[str], event_time: npt.NDArray[np.int64], out: npt.NDArray[Any], first_column: int
     ) -> None:
-        """Do `features`, writing to `out[:, column:column + len(TERMINAL_FEATURES)]`, float32 or float64."""
+        """Do `features`, writing to the columns of `out`, float32 or float64, from `first_column` on."""
         assert len(terminals) == len(event_time) == len(out)
         log = self._log
         kernels.terminal_features(
-            self._index.find(terminals), event_time, self._granularity_ms, self._delay_ms // self._granularity_ms,
-            log.meta, log.times, log.values, self._watermark - self._kept, self._windows,
-            self._granularity_ms / HOUR_MS, RECENT_LABELS, log.events_per_key_max, out, column,
+            self._index.find(terminals), column(event_time, np.int64), self._granularity_ms,
+            self._delay_ms // self._granularity_ms, log.meta, log.times, log.values, self._watermark - self._kept,
+            self._windows, self._granularity_ms / HOUR_MS, RECENT_LABELS, log.events_per_key_max, out, first_column,
         )  # fmt: skip

@@ -1,0 +1,164 @@
+"""What every keyed history shares: keys to rows, the watermark, eviction, snapshots."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.errors import StateError
+from models.features import kernels, payloads
+from models.features.event_log import EventLog
+from models.features.keys import KeyIndex, Rows
+
+Pair = tuple[bytes, bytes | None]
+
+
+class Snapshot:
+    """Rows of a history as they were at one moment; iterate for (key, payload), None for an evicted key.
+
+    Taking it copies the rows; the history may be updated while another thread iterates.
+    """
+
+    def __init__(self, evicted: list[str], keys: list[str], data: bytes, ends: list[int]) -> None:
+        self._evicted = evicted
+        self._keys = keys
+        self._data = data
+        self._ends = ends
+
+    def __len__(self) -> int:
+        return len(self._evicted) + len(self._keys)
+
+    def __iter__(self) -> Iterator[Pair]:
+        for key in self._evicted:
+            yield key.encode(), None
+        begin = 0
+        for key, end in zip(self._keys, self._ends, strict=True):
+            yield key.encode(), self._data[begin:end]
+            begin = end
+
+
+class KeyedHistory:
+    """Event logs by key, as a function of the records given: base of the card, terminal and session histories.
+
+    Args:
+        log: empty log of the events.
+        kind: tells payloads of this history from those of others.
+        scale: what values are multiplied by to be written as whole numbers.
+        kept: events not newer than their key's newest less `kept` are never seen.
+        evict_after: a key whose newest event is more than this behind the watermark gives no feature any more.
+    """
+
+    def __init__(self, log: EventLog, kind: int, scale: int, kept: int, evict_after: int) -> None:
+        self._index = KeyIndex()
+        self._log = log
+        self._kind = kind
+        self._scale = scale
+        self._kept = kept
+        self._evict_after = evict_after
+        self._watermark = kernels.NEVER
+
+    def __len__(self) -> int:
+        """Keys held."""
+        return len(self._index)
+
+    @property
+    def watermark(self) -> int:
+        """Largest event_time given, ms (buckets in TerminalHistory). A load raises it to the newest event loaded."""
+        return self._watermark
+
+    @watermark.setter
+    def watermark(self, event_time: int) -> None:
+        self._watermark = event_time
+
+    def _rows(self, keys: Sequence[str]) -> Rows:
+        rows = self._index.rows(keys)
+        self._log.reserve_rows(self._index.row_count)
+        return rows
+
+    def _held(self) -> Rows:
+        """Rows of the keys that a record can still see, in no particular order."""
+        rows = np.fromiter(self._index.values(), np.int64, len(self._index))
+        return rows[self._log.newest[rows] >= self._watermark - self._evict_after]
+
+    def _floor(self) -> int:
+        """Events not newer than this are never seen."""
+        return self._watermark - self._evict_after - 1
+
+    def _frozen(self, evicted: list[str], rows: Rows) -> Snapshot:
+        log = self._log
+        first, count = log.visible(rows, self._kept, self._floor())
+        data, ends = payloads.encode(first, count, log.newest[rows], log.times, log.values, self._kind, self._scale)
+        return Snapshot(evicted, self._index.keys_of(rows), data, ends)
+
+    def evict(self) -> list[str]:
+        """Forget keys that no record can see any more; return those that a snapshot has told of."""
+        behind = self._log.newest[: self._index.row_count] < self._watermark - self._evict_after
+        behind[self._index.free_rows] = False
+        rows = np.flatnonzero(behind)
+        told = self._index.keys_of(rows[self._log.told[rows] == 1])
+        self._forget(rows)
+        return told
+
+    def _forget(self, rows: Rows) -> None:
+        self._log.clear(rows)
+        self._index.evict(rows)
+
+    def freeze(self, dirty_only: bool) -> Snapshot:
+        """Evict, then copy the rows touched since the last snapshot, or all; forget the touches and evictions.
+
+        After a checkpoint that failed, take all: what this one forgot is then told again.
+        """
+        evicted = self.evict()
+        rows = np.flatnonzero(self._log.dirty) if dirty_only else self._held()
+        snapshot = self._frozen(evicted, rows)
+        self._log.told[rows] = 1
+        self._log.dirty[:] = 0
+        return snapshot
+
+    def snapshot(self, dirty_only: bool) -> list[Pair]:
+        """Return `freeze(dirty_only)` as a list of (key, payload); a payload of None tells that the key was evicted."""
+        return list(self.freeze(dirty_only))
+
+    def load(self, key: bytes, payload: bytes | None) -> None:
+        """Do `load_many` for one pair."""
+        self.load_many([(key, payload)])
+
+    def load_many(self, pairs: Iterable[Pair]) -> None:
+        """Put rows of snapshots in place: of each key the last pair counts, None evicts it, other keys stay.
+
+        Raises:
+            StateError: a payload is damaged, or of another version or kind; nothing is loaded.
+        """
+        latest = dict(pairs)
+        keys = [key.decode() for key, payload in latest.items() if payload is not None]
+        rows_of_keys = [payload for payload in latest.values() if payload is not None]
+        try:
+            ends, newest, times, values = payloads.decode(rows_of_keys, self._log.values.dtype, self._kind, self._scale)
+        except ValueError as bad:
+            position = bad.args[0]
+            raise StateError(
+                f"{type(self).__name__}: {keys[position]}: expected a payload of version {payloads.VERSION} and kind "
+                f"{self._kind}, got {rows_of_keys[position][:16].hex()}...; rebuild the state from the source topic"
+            ) from None
+        gone = self._index.find([key.decode() for key, payload in latest.items() if payload is None])
+        self._forget(gone[gone >= 0])
+        rows = self._rows(keys)
+        self._log.restore(rows, ends, newest, times, values)
+        self._log.dirty[rows] = 0
+        self._log.told[rows] = 1
+        self._watermark = max(self._watermark, int(newest.max(initial=kernels.NEVER)))
+
+    def digest(self) -> str:
+        """Return the SHA-256 over keys and payloads, sorted by key, of all that a record can still see."""
+        total = hashlib.sha256()
+        for key, payload in sorted(self._frozen([], self._held())):
+            assert payload is not None
+            total.update(len(key).to_bytes(4, "little") + key + len(payload).to_bytes(4, "little") + payload)
+        return total.hexdigest()
+
+
+def column(values: npt.ArrayLike, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Return `values` as the kernels were compiled for: contiguous and writable, copied only where they are not."""
+    return np.require(values, dtype, ("C", "W"))

@@ -1,6 +1,6 @@
 """The `streams` command line: one group, whose commands are imported when they are called.
 
-`streams --help` imports no Kafka client, torch or Faust: the names and summaries of the commands are in the table below.
+`streams --help` imports no Kafka client, torch or Faust: names and summaries of the commands are in the table below.
 """
 
 from __future__ import annotations

@@ -113,7 +113,8 @@ def to_ms(values: pa.Array) -> np.ndarray:
         if pa.types.is_integer(kind):
             return numbers.astype(np.int64) * 1000
         return np.rint(numbers.astype(np.float64) * 1000).astype(np.int64)
-    return np.rint(numbers).astype(np.int64)
+    whole: np.ndarray = np.rint(numbers).astype(np.int64)
+    return whole
 
 
 def to_text(values: pa.Array) -> list[str | None]:

@@ -74,8 +74,8 @@ def replay(code: tuple[str, ...], topic: str | None, limit: int | None, dry_run:
     """Put dead letters back on the topic they came from: original key and bytes.
 
     For records that failed for a reason that is gone: a fixed model, a widened rule. A record carries the header
-    replayed-from with the place of its dead letter. Whoever replays twice gets two records of the same id; their decisions
-    have the same decision_id. The dead letters stay where they are until their retention ends.
+    replayed-from with the place of its dead letter. Whoever replays twice gets two records of the same id, whose
+    decisions have the same decision_id. The dead letters stay where they are until their retention ends.
 
     \b
     Examples:

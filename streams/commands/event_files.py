@@ -1,7 +1,7 @@
 """Files of events: the mapping of their columns to a topic's fields.
 
-Only what is mapped leaves the file. A column that is neither named in `--columns` nor called as one of the topic's fields
-stays behind: it may tell the label.
+Only what is mapped leaves the file. A column that is neither named in `--columns` nor called as one of the topic's
+fields stays behind: it may tell the label.
 """
 
 from __future__ import annotations
@@ -141,9 +141,9 @@ class EventFile:
         # An id can be made from the row's number, nothing else can be made up.
         missing = [f.name for f in fields[1:] if f.required and f.name not in columns and f.name not in self._constants]
         if missing or "event_time" not in columns:
-            names_missing = ", ".join(missing or ["event_time"])
+            missing = missing or ["event_time"]
             raise SourceError(
-                f"{self.path}: no column for {names_missing}; map it with --columns {(missing or ['event_time'])[0]}=COLUMN "
+                f"{self.path}: no column for {', '.join(missing)}; map it with --columns {missing[0]}=COLUMN "
                 f"or set it with --constant; the file has {', '.join(self._file.names)}"
             )
         self._id = names[0] if names[0] not in columns else None

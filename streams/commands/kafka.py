@@ -38,11 +38,19 @@ def kafka() -> None:
 
 
 @kafka.command("start")
-@click.option("--brokers", type=click.Choice(["1", "3"]), help="1, or 3 that can lose one (default: as last time, or 1).")
-@click.option("--port", type=click.IntRange(1024, 65533), help="Port of the first broker (default: as last time, or a free one).")
-@click.option("--foreground", is_flag=True, help="Stay in this terminal until Ctrl-C, instead of running in the background.")
+@click.option(
+    "--brokers", type=click.Choice(["1", "3"]), help="1, or 3 that can lose one (default: as last time, or 1)."
+)
+@click.option(
+    "--port", type=click.IntRange(1024, 65533), help="Port of the first broker (default: as last time, or a free one)."
+)
+@click.option(
+    "--foreground", is_flag=True, help="Stay in this terminal until Ctrl-C, instead of running in the background."
+)
 def start(brokers: str | None, port: int | None, foreground: bool) -> None:
-    """Start the broker, print its address, and leave it running until `streams kafka stop`.
+    """Start the broker and print its address.
+
+    It runs in the background until `streams kafka stop`, across logouts but not reboots.
 
     \b
     Examples:
@@ -53,8 +61,7 @@ def start(brokers: str | None, port: int | None, foreground: bool) -> None:
     embedded = EmbeddedKafka(_folder(), int(brokers) if brokers else None, port, detached=not foreground)
     if foreground:
         _run(embedded)
-    _already_running(embedded, brokers, port)
-    click.echo(embedded.bootstrap_servers if embedded.is_running() else embedded.start())
+    click.echo(_running_address(embedded, brokers, port) or embedded.start())
     if other := load_settings().bootstrap_servers:
         click.echo(f"note: bootstrap_servers={other} is set, so other commands use that cluster", err=True)
 
@@ -72,7 +79,9 @@ def stop() -> None:
 
 @kafka.command("status")
 def status() -> None:
-    """Print address, processes and size of the broker; exit code 1 where none runs.
+    """Print address, processes and size.
+
+    The exit code is 1 where no broker runs.
 
     \b
     Example:
@@ -95,7 +104,7 @@ def status() -> None:
 
 @kafka.command("reset")
 def reset() -> None:
-    """Stop the broker and delete its topics, records and logs.
+    """Stop the broker and delete its data.
 
     \b
     Example:
@@ -108,16 +117,17 @@ def _folder() -> Path:
     return Path(load_settings().state_dir) / "kafka"
 
 
-def _already_running(embedded: EmbeddedKafka, brokers: str | None, port: int | None) -> None:
-    """Refuse options that the running broker does not fulfil; without any, its address is all that was asked for."""
+def _running_address(embedded: EmbeddedKafka, brokers: str | None, port: int | None) -> str | None:
+    """Return the address of what runs already, None if nothing does; refuse options that it does not fulfil."""
     cluster = embedded.status()
     if cluster is None or not cluster.is_alive():
-        return
+        return None
     got = f"{len(cluster.brokers)} at {cluster.bootstrap_servers}"
     if brokers is not None and int(brokers) != len(cluster.brokers):
         raise SettingsError(f"brokers={brokers}: embedded Kafka already runs with {got}; `streams kafka stop` first")
     if port is not None and port != cluster.brokers[0].port:
         raise SettingsError(f"port={port}: embedded Kafka already runs with {got}; `streams kafka stop` first")
+    return cluster.bootstrap_servers
 
 
 def _run(embedded: EmbeddedKafka) -> NoReturn:
@@ -129,10 +139,8 @@ def _run(embedded: EmbeddedKafka) -> NoReturn:
         with embedded:
             click.echo(embedded.bootstrap_servers)
             click.echo("running; Ctrl-C stops it", err=True)
-            embedded.wait_for_end()
-            cluster = embedded.status()
-            if cluster is not None and any(broker.java is not None for broker in cluster.brokers):
-                raise KafkaUnavailable(f"{embedded.folder}: a broker ended on its own; its server.log says why")
+            if not embedded.wait_for_stop():
+                raise KafkaUnavailable(f"{embedded.folder}: the broker ended on its own; its server.log says why")
     except _Terminated:
         pass
     finally:

@@ -1,4 +1,4 @@
-"""`streams produce`: events from the simulator or from a file, with progress and a count of what the broker confirmed."""
+"""`streams produce`: events of the simulator or of a file, with progress and a count of what the broker confirmed."""
 
 from __future__ import annotations
 
@@ -149,8 +149,8 @@ def produce(
     _produce_file(
         path,
         topic or "transactions",
-        _merged(columns),
-        _merged(constant),
+        merged(columns),
+        merged(constant),
         labels,
         label_delay,
         rate,
@@ -160,7 +160,8 @@ def produce(
     )
 
 
-def _merged(pairs: tuple[dict[str, str], ...]) -> dict[str, str]:
+def merged(pairs: tuple[dict[str, str], ...]) -> dict[str, str]:
+    """Return the pairs of every use of an option; the last wins."""
     return {name: value for group in pairs for name, value in group.items()}
 
 

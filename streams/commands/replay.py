@@ -27,24 +27,40 @@ class Pace:
     Args:
         rate: events per second; None: as fast as they can.
         speedup: seconds of event time per second; None: event time does not matter.
+        history_until: events before this time (ms) are history: they go at once, the others not before `begin`.
         clock: monotonic seconds.
     """
 
     def __init__(
-        self, *, rate: float | None = None, speedup: float | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        rate: float | None = None,
+        speedup: float | None = None,
+        history_until: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         assert rate is None or speedup is None, "the command line allows one of them"
         self._rate = rate
         self._speedup = speedup
+        self._history_until = history_until
+        self.history_over = history_until is None
         self._clock = clock
         self._started: float | None = None
         self._first_event_time = 0
         self._taken = 0
 
+    def begin(self) -> None:
+        """Start the clock for what comes after the history."""
+        self._history_until = None
+
     def take(self, event_time: np.ndarray) -> int:
         """Return how many of the events at these times (int64[B], ascending) may go; they count as gone."""
         if not len(event_time):
             return 0
+        if self._history_until is not None:
+            history = int(np.searchsorted(event_time, self._history_until))
+            self.history_over = not history
+            return history
         now = self._clock()
         if self._started is None:
             self._started, self._first_event_time = now, int(event_time[0])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from models.training.simulator import ClickSimulator, PaymentSimulator
+from models.training.simulator import START_MS, ClickSimulator, PaymentSimulator
 from streams.commands.event_files import Slice
 
 BLOCK_RECORDS = 8_192
+
+__all__ = ("START_MS", "clicks", "payments")
 
 
 def payments(seed: int, *, limit: int | None = None) -> Iterator[Slice]:

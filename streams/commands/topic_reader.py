@@ -57,12 +57,9 @@ class TopicReader:
             key: self._consumer.get_watermark_offsets(TopicPartition(*key), timeout=ANSWER_S_MAX)[1]
             for key in sorted(self._partitions)
         }
-        if from_beginning:
-            start = {key: OFFSET_BEGINNING for key in self._partitions}
-        else:
-            # Resolved here: a record produced after this constructor is read, however late the first fetch comes.
-            start = dict(self._ends)
-        self._consumer.assign([TopicPartition(name, p, start[name, p]) for name, p in sorted(self._partitions)])
+        # The end is an offset, not "the end": a record produced after this line is read, however late the first fetch.
+        start = dict.fromkeys(self._ends, OFFSET_BEGINNING) if from_beginning else self._ends
+        self._consumer.assign([TopicPartition(name, p, offset) for (name, p), offset in start.items()])
         self._last_error = ""
 
     def __enter__(self) -> Self:
@@ -76,8 +73,12 @@ class TopicReader:
         self._consumer.close()
 
     def poll(self, wait_s: float) -> list[Message]:
-        """Return what has arrived, waiting up to `wait_s` for the first record."""
-        return [message for message in self._consumer.consume(READ_RECORDS_MAX, wait_s) if self._is_record(message)]
+        """Return what has arrived, waiting up to `wait_s` for the first record and no longer for the others."""
+        first = self._consumer.poll(wait_s)
+        if first is None:
+            return []
+        messages = [first, *self._consumer.consume(READ_RECORDS_MAX, 0)]
+        return [message for message in messages if self._is_record(message)]
 
     def follow(self) -> Iterator[list[Message]]:
         """Yield batches without an end; an empty one when nothing came for a moment."""

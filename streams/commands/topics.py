@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from streams.commands.cluster import ANSWER_S_MAX, connect, partition_counts
 from streams.errors import KafkaUnavailable

@@ -72,8 +72,8 @@ def decisions(
 ) -> None:
     """Print decisions: time, decision, score, card, amount, strongest reasons.
 
-    --summary reads what is there and prints, by class of the labels, how many, the mean and quantiles of the scores, the
-    decisions, and the area under the ROC curve. A decision read twice counts once, and is reported.
+    --summary reads what is there and prints, by class of the labels, how many, the decisions, mean and quantiles of the
+    scores, and the area under the ROC curve. A decision read twice counts once, and is reported.
 
     \b
     Examples:

@@ -1,0 +1,138 @@
+"""`streams bench`: throughput and latency of the whole job, Kafka in to Kafka out, every decision checked by id."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+
+from streams.benchmark import BenchmarkError, System, run_latency, run_throughput
+from streams.benchmark.engine import new_run
+from streams.benchmark.traffic import CARDS
+from streams.benchmark.worker import prepare_worker, worker_system
+from streams.commands.cluster import QUIET, connect
+from streams.kafka import EmbeddedKafka
+from streams.settings import Settings, load_settings
+
+Row = dict[str, Any]
+
+
+@click.group()
+def bench() -> None:
+    """Measure throughput and latency, Kafka in to Kafka out.
+
+    Worker processes are started for the run, with the settings in force, in a consumer group of their own. Without an
+    address in the settings a broker is started for the run, too. On your own cluster the project's topics must be empty.
+
+    \b
+    Examples:
+      streams bench throughput --events 500000
+      streams bench latency --rate 1000 --seconds 30 --json latency.jsonl
+      streams --bootstrap-servers kafka-1:9092 bench throughput --workers 4 --json -
+    """
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes."),
+        click.option("--cards", type=click.IntRange(1), default=CARDS, show_default=True, help="Cards that pay."),
+        click.option("--recreate-topics", is_flag=True, help="DELETE the project's topics, if they exist, beforehand."),
+        click.option(
+            "--json", "json_file", type=click.File("w"), help="Write the result as one JSON line; - for stdout."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@bench.command()
+@click.option("--events", type=click.IntRange(1_000), default=500_000, show_default=True, help="Payments to preload.")
+@_options
+def throughput(events: int, workers: int, cards: int, recreate_topics: bool, json_file: TextIO | None) -> None:
+    """Preload payments, start the workers, time their decisions.
+
+    The rate is taken between the broker's timestamps of the first 10 % and of the last decision: start-up is outside.
+
+    \b
+    Examples:
+      streams bench throughput
+      streams bench throughput --events 2000000 --workers 2 --json throughput.jsonl
+    """
+
+    def measure(system: System, kafka: dict[str, Any], run: str) -> Row:
+        return run_throughput(system, kafka, run, events, cards)
+
+    row = _run(measure, workers, recreate_topics)
+    _report(row, f"{row['events_per_second']:,.0f} events/s of {events:,} events", json_file)
+
+
+@bench.command()
+@click.option(
+    "--rate", type=click.FloatRange(1, 1_000_000), default=1_000.0, show_default=True, help="Payments a second."
+)
+@click.option("--seconds", type=click.FloatRange(1, 3_600), default=30.0, show_default=True, help="Measured time.")
+@click.option(
+    "--warm-up", type=click.FloatRange(0, 600), default=5.0, show_default=True, help="Seconds left out before."
+)
+@_options
+def latency(
+    rate: float,
+    seconds: float,
+    warm_up: float,
+    workers: int,
+    cards: int,
+    recreate_topics: bool,
+    json_file: TextIO | None,
+) -> None:
+    """Send payments at a fixed rate, time each from the producer's call to its decision in a consumer's hand.
+
+    The producer does not wait for answers. Both clocks are this machine's: run it beside the cluster.
+
+    \b
+    Examples:
+      streams bench latency
+      streams bench latency --rate 10000 --seconds 60 --json latency.jsonl
+    """
+
+    def measure(system: System, kafka: dict[str, Any], run: str) -> Row:
+        return run_latency(system, kafka, run, rate, seconds, warm_up, cards)
+
+    row = _run(measure, workers, recreate_topics)
+    shown = f"p50 {row['p50_ms']:.1f}, p99 {row['p99_ms']:.1f}, p99.9 {row['p999_ms']:.1f} ms at {rate:,.0f} events/s"
+    _report(row, f"{shown} (the generator itself was up to {row['generator_late_p99_ms']:.1f} ms late, p99)", json_file)
+
+
+def _run(measure: Callable[[System, dict[str, Any], str], Row], workers: int, recreate_topics: bool) -> Row:
+    with _cluster() as (settings, own), tempfile.TemporaryDirectory(prefix="streams-bench-") as folder:
+        connect(settings)
+        prepare_worker(settings, replace=own or recreate_topics)
+        run = new_run()
+        row = measure(worker_system(settings, Path(folder), run, workers), settings.librdkafka() | QUIET, run)
+    return row | {"guarantee": settings.guarantee}
+
+
+@contextlib.contextmanager
+def _cluster() -> Iterator[tuple[Settings, bool]]:
+    """Yield settings that name a cluster, and whether it exists for this run alone."""
+    settings = load_settings()
+    if settings.bootstrap_servers:
+        yield settings, False
+        return
+    with tempfile.TemporaryDirectory(prefix="streams-bench-kafka-") as folder, EmbeddedKafka(Path(folder)) as broker:
+        yield load_settings(bootstrap_servers=broker.bootstrap_servers), True
+
+
+def _report(row: Row, measured: str, json_file: TextIO | None) -> None:
+    click.echo(f"{measured}; lost {row['lost']}, repeated {row['repeated']}", err=json_file is not None)
+    if json_file is not None:
+        json_file.write(json.dumps(row) + "\n")
+    if row["lost"] or row["foreign"]:
+        raise BenchmarkError(
+            f"expected a decision for each of the {row['events']:,} payments and no other, "
+            f"got {row['lost']} without and {row['foreign']} unknown; do not use the figures"
+        )

@@ -1,0 +1,312 @@
+"""`streams demo`: Kafka, workers, traffic and what comes of it, in one terminal."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from streams.errors import StreamsError
+
+if TYPE_CHECKING:
+    from streams.commands.delivery import Delivery
+    from streams.commands.demo_tally import Tally
+    from streams.commands.demo_view import DemoView
+    from streams.commands.replay import Replay
+    from streams.commands.worker_pool import WorkerPool
+    from streams.settings import Settings
+
+DAY_MS: Final = 86_400_000
+LABEL_DELAY_MS: Final = 7 * DAY_MS
+# What an answer may take that is not lost: a rebalance, or the rest of a backlog.
+ANSWER_S_MAX: Final = 20.0
+# Traffic pauses behind it: a demo that asks more than the machine can do must not fill its memory.
+WAITING_MAX: Final = 200_000
+CHECK_S: Final = 0.5
+# On a cluster of the user's, whose own workers count from 0.
+FOREIGN_FIRST_SLOT: Final = 900
+INVALID_S: Final = 3.0
+INVALID: Final = (
+    b'{"transaction_id":"bad-1","event_time":',
+    b'{"transaction_id":"bad-2","event_time":1704067200000,"card_id":"card-1","terminal_id":"t","amount":-5}',
+    b'{"transaction_id":"bad-3","event_time":1704067200000,"card_id":"card-1","amount":5.0}',
+    b'{"transaction_id":"bad-4","event_time":12,"card_id":"card-1","terminal_id":"t","amount":5.0}',
+)
+
+
+@click.command()
+@click.option(
+    "--duration",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    help="Seconds of traffic; 0: until Ctrl-C.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=1),
+    default=1000.0,
+    show_default=True,
+    help="Events per second, payments and clicks in equal parts.",
+)
+@click.option("--workers", type=click.IntRange(1, 16), default=1, show_default=True, help="Worker processes.")
+@click.option(
+    "--history-days",
+    type=click.IntRange(0, 90),
+    default=14,
+    show_default=True,
+    help="Days of payments, with labels, that are sent at once before the clock starts.",
+)
+@click.option("--seed", type=int, help="Seed of the traffic (default: another one each time).")
+def demo(duration: float, rate: float, workers: int, history_days: int, seed: int | None) -> None:
+    """Watch decisions and recommendations flow: Kafka, workers, traffic, one view.
+
+    Starts an Apache Kafka in a temporary folder (or uses the cluster of STREAMS_BOOTSTRAP_SERVERS, to whose topics the
+    simulated events then go), creates the topics, starts workers, and sends payments, their labels and clicks. Shows
+    rates, latency from the producer's call to the decision in a consumer's hand, the latest decisions and
+    recommendations; ends with a summary. Nothing keeps running and nothing is left on disk.
+
+    Some invalid payments are sent as well, to be seen among the dead letters.
+
+    \b
+    Examples:
+      streams demo
+      streams demo --duration 0 --rate 5000 --workers 2
+      STREAMS_BOOTSTRAP_SERVERS=broker:9092 streams demo --duration 30
+
+    Exit code 1 when an event was left without its answer, or a worker ended.
+    """
+    from streams.settings import load_settings
+
+    settings = load_settings()
+    seed = int(time.time()) % 1_000_000 if seed is None else seed
+    with _ended_in_order():
+        _demo(settings, duration, rate, workers, history_days, seed)
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind the stack, which stops workers and broker; of a SIGKILL their supervisors know."""
+
+    def end(number: int, _frame: object) -> None:
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _demo(settings: Settings, duration: float, rate: float, workers: int, history_days: int, seed: int) -> None:
+    from rich.console import Console
+
+    from streams.commands.cluster import connect
+    from streams.commands.demo_tally import Tally
+    from streams.commands.demo_view import DemoView
+    from streams.commands.topics import create_topics
+    from streams.commands.worker_pool import WorkerPool
+    from streams.kafka import EmbeddedKafka
+    from streams.settings import load_settings
+
+    console = Console()
+    with ExitStack() as stack:
+        folder = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="streams-demo-", ignore_cleanup_errors=True))
+        )
+        environment = {}
+        own_broker = not settings.bootstrap_servers
+        if own_broker:
+            started = time.monotonic()
+            kafka = stack.enter_context(EmbeddedKafka(folder / "kafka"))
+            settings = load_settings(bootstrap_servers=kafka.bootstrap_servers)
+            environment["STREAMS_BOOTSTRAP_SERVERS"] = kafka.bootstrap_servers
+            click.echo(f"Apache Kafka at {kafka.bootstrap_servers}, up in {time.monotonic() - started:.1f} s")
+        admin = connect(settings)
+        create_topics(admin, settings)
+        started = time.monotonic()
+        click.echo(f"starting {_count(workers, 'worker')} ...")
+        pool = stack.enter_context(
+            WorkerPool(workers, folder, environment, first_slot=0 if own_broker else FOREIGN_FIRST_SLOT)
+        )
+        pool.wait_until_ready()
+        click.echo(f"ready after {time.monotonic() - started:.1f} s")
+        tally = Tally((f"tx-{seed}-", f"ev-{seed}-"))
+        where = "embedded Kafka" if own_broker else settings.bootstrap_servers
+        view = DemoView(tally, f"{where}, {_count(workers, 'worker')}", duration, console)
+        interrupted = _run(settings, pool, tally, view, duration, rate, history_days, seed)
+        click.echo("stopping ...")
+    _summarise(tally)
+    if interrupted and duration:
+        raise KeyboardInterrupt
+
+
+def _run(
+    settings: Settings,
+    pool: WorkerPool,
+    tally: Tally,
+    view: DemoView,
+    duration: float,
+    rate: float,
+    history_days: int,
+    seed: int,
+) -> bool:
+    """Send and show until the time is over; return whether Ctrl-C came first."""
+    from streams.commands import simulated
+    from streams.commands.delivery import Delivery
+    from streams.commands.replay import Pace, Replay
+    from streams.topics import CLICKSTREAM, TRANSACTIONS
+
+    with _reading(settings, tally), Delivery(settings, linger_ms=1.0) as delivery:
+        pace = Pace(rate=rate / 2, history_until=simulated.START_MS + history_days * DAY_MS)
+        payments = Replay(
+            simulated.payments(seed),
+            TRANSACTIONS,
+            delivery,
+            pace,
+            label_delay_ms=LABEL_DELAY_MS,
+            sending=lambda events: tally.sending(TRANSACTIONS.name, events),
+        )
+        clicks = Replay(
+            simulated.clicks(seed),
+            CLICKSTREAM,
+            delivery,
+            Pace(rate=rate / 2),
+            sending=lambda events: tally.sending(CLICKSTREAM.name, events),
+        )
+        traffic = _Traffic(pool, tally, view, delivery)
+        interrupted = False
+        with view:
+            try:
+                while not pace.history_over:
+                    traffic.turn([payments], "history")
+                traffic.wait_for_answers("history")
+                pace.begin()
+                tally.start_timing()
+                end = time.monotonic() + duration if duration else float("inf")
+                while time.monotonic() < end:
+                    traffic.turn([payments, clicks], "live")
+                    traffic.send_invalid()
+            except KeyboardInterrupt:
+                interrupted = True
+            traffic.wait_for_answers("ending")
+    return interrupted
+
+
+class _Traffic:
+    """Turns of the demo's loop: send what is due, look after the workers, show the state."""
+
+    def __init__(self, pool: WorkerPool, tally: Tally, view: DemoView, delivery: Delivery) -> None:
+        self._pool = pool
+        self._tally = tally
+        self._view = view
+        self._delivery = delivery
+        self._checked = 0.0
+        self._invalid = itertools.cycle(INVALID)
+        self._invalid_at = time.monotonic() + INVALID_S
+
+    def turn(self, replays: Sequence[Replay], phase: str) -> None:
+        """Send what is due, or wait a moment."""
+        from streams.commands.replay import TICK_S
+
+        sent = 0
+        if self._tally.pending < WAITING_MAX:
+            sent = sum(replay.advance() or 0 for replay in replays)
+        now = time.monotonic()
+        if now - self._checked > CHECK_S:
+            self._checked = now
+            self._pool.check()
+        self._view.tick(phase=phase)
+        if not sent:
+            self._delivery.poll()
+            time.sleep(TICK_S)
+
+    def send_invalid(self) -> None:
+        """Send an invalid payment now and then."""
+        from streams.topics import TRANSACTIONS
+
+        if time.monotonic() >= self._invalid_at:
+            self._invalid_at += INVALID_S
+            self._delivery.send(TRANSACTIONS.name, [b"card-000001"], [next(self._invalid)])
+
+    def wait_for_answers(self, phase: str) -> None:
+        """Return when each event has its answer, or when none has come for ANSWER_S_MAX."""
+        self._delivery.flush()
+        waiting, since = self._tally.pending, time.monotonic()
+        while waiting and time.monotonic() - since < ANSWER_S_MAX:
+            self.turn([], phase)
+            if self._tally.pending < waiting:
+                waiting, since = self._tally.pending, time.monotonic()
+
+
+@contextmanager
+def _reading(settings: Settings, tally: Tally) -> Iterator[None]:
+    """Read the outputs in a thread: an answer is timed when it is in hand, not when the sender finds time."""
+    from streams.commands.topic_reader import TopicReader
+    from streams.topics import OUTPUTS
+
+    over = threading.Event()
+    failures: list[StreamsError] = []
+
+    def read() -> None:
+        try:
+            while not over.is_set():
+                tally.receive(reader.poll(0.1))
+        except StreamsError as exc:
+            failures.append(exc)
+
+    with TopicReader(settings, [topic.name for topic in OUTPUTS], from_beginning=False) as reader:
+        thread = threading.Thread(target=read, name="outputs", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+    if failures:
+        raise failures[0]
+
+
+def _summarise(tally: Tally) -> None:
+    """Print what came of the traffic.
+
+    Raises:
+        StreamsError: an event has no answer.
+    """
+    from streams.commands.watch import COLOURS
+    from streams.topics import CLICKSTREAM, TRANSACTIONS
+
+    p50, p99, p999 = (
+        "-" if value is None else f"{value:.1f}" for value in tally.latencies.percentiles(0.5, 0.99, 0.999)
+    )
+    decided = ", ".join(f"{tally.decisions[word]:,} {word}" for word in COLOURS)
+    rows = (
+        ("events", f"{tally.sent.total():,}"),
+        (
+            "decisions",
+            f"{tally.answered[TRANSACTIONS.name]:,} of {tally.sent[TRANSACTIONS.name]:,} payments: {decided}",
+        ),
+        ("slates", f"{tally.answered[CLICKSTREAM.name]:,} of {tally.sent[CLICKSTREAM.name]:,} clicks"),
+        ("lost", f"{tally.pending:,}"),
+        ("repeated", f"{tally.repeated:,}"),
+        ("dead letters", f"{tally.dead_letters:,}"),
+        ("latency", f"p50 {p50} ms, p99 {p99} ms, p99.9 {p999} ms, from the producer's call to the answer in hand"),
+    )
+    for name, text in rows:
+        click.echo(f"{name:<14}{text}")
+    if tally.pending:
+        raise StreamsError(f"{tally.pending:,} events got no answer within {ANSWER_S_MAX:.0f} s of the last one")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -251,10 +251,12 @@ class EmbeddedKafka:
                 lambda: self._registered(cluster, only=node) >= alive, cluster, "a broker registered again"
             )
 
-    def wait_for_end(self) -> None:
-        """Return when a broker that this process started has ended, which only `stop` elsewhere or a fault brings about."""
-        while all(process.poll() is None for process in self._supervisors.values()):
+    def wait_for_stop(self) -> bool:
+        """Return when all brokers that this process started have ended: True if by `stop` elsewhere, False if on their own."""
+        while any(process.poll() is None for process in self._supervisors.values()):
             time.sleep(0.2)
+        with self._locked():  # the other process may be about to write down that it stopped them
+            return all(broker.java is None for broker in self._cluster().brokers)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -95,8 +95,9 @@ def port_holder(port: int) -> str:
     for pid in holders:
         if pid is not None:
             try:
-                command = shlex.join(psutil.Process(pid).cmdline())
+                process = psutil.Process(pid)
+                command = shlex.join(process.cmdline())
+                return f"{process.name()} (pid {pid}: {command if len(command) <= 80 else command[:77] + '...'})"
             except psutil.Error:
-                command = "?"
-            return f"pid {pid} ({command if len(command) <= 80 else command[:77] + '...'})"
+                return f"pid {pid}"
     return "a process of another user" if holders else "a process that does not listen"

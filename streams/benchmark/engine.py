@@ -318,6 +318,7 @@ def _wait_for_outputs(kafka: Kafka, system: System, processes: Sequence[_Process
                 return progress
             if not total and now - begin >= START_S_MAX:
                 raise BenchmarkError(
-                    f"{system.name}: expected a first output within {START_S_MAX:.0f} s, got none:\n{processes[0].tail()}"
+                    f"{system.name}: expected a first output within {START_S_MAX:.0f} s, got none:\n"
+                    f"{processes[0].tail()}"
                 )
             time.sleep(POLL_S)

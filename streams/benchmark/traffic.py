@@ -139,7 +139,7 @@ def receive(
         count, run: the ids that count.
         clocks: file of int64[count]; arrival times (monotonic, ns).
         seen: file of int64[count + 1]; arrivals of each position, foreign ones last.
-        ready, stop: set when the first fetch is under way; ends the polling.
+        ready, stop: set when polling begins; ends it.
     """
     received = np.memmap(clocks, np.int64, "r+", shape=(count,))
     arrivals = np.memmap(seen, np.int64, "r+", shape=(count + 1,))
@@ -150,7 +150,6 @@ def receive(
         gc.freeze()
         gc.disable()
         poll, clock = consumer.poll, time.monotonic_ns
-        poll(0)
         ready.set()
         while not stop.is_set():
             message = poll(0.1)

@@ -47,7 +47,7 @@ def worker_system(settings: Settings, folder: Path, run: str, workers: int) -> S
     """
     launches = [
         Launch(
-            (sys.executable, "-m", "faust", "-A", "streams", "worker", "-l", "warning"),
+            (sys.executable, "-m", "faust", "-A", "streams", "worker", "-l", "warn"),
             {
                 "STREAMS_BOOTSTRAP_SERVERS": settings.brokers(),
                 "STREAMS_APPLICATION_ID": f"streams-bench-{run}",

@@ -27,7 +27,7 @@ def bench() -> None:
     """Measure throughput and latency, Kafka in to Kafka out.
 
     Worker processes are started for the run, with the settings in force, in a consumer group of their own. Without an
-    address in the settings a broker is started for the run, too. On your own cluster the project's topics must be empty.
+    address in the settings a broker is started for the run, too. On your own cluster the topics must be empty.
 
     \b
     Examples:

@@ -3,11 +3,11 @@
     python tests/bench/compare.py --peers plain,faust,bytewax,quix,flink --runs 5 --json results.jsonl
     python tests/bench/compare.py --mode latency --rate 1000 --peers plain --runs 3
 
-Each round runs every system once, on topics of its own that are fresh, in an order that rotates from round to round; ratios
-are taken within a round. One worker process of ours stands against one process of each peer (PyFlink: one JVM and one Python
-process, parallelism 1). Ours validates, keeps card state, builds features, scores, explains and publishes; the peers decode,
-make 32 floats of the record's fields, run an MLP 32-64-64-1 and publish, at least once. A peer that fails is reported with
-its reason, and the exit code is 1.
+Each round runs every system once, on fresh topics of its own, in an order that rotates from round to round; ratios are
+taken within a round. One worker process of ours stands against one process of a peer (PyFlink: one JVM and one Python
+process, parallelism 1). Ours validates, keeps card state, builds features, scores, explains and publishes; the peers
+decode, make 32 floats of the record's fields, run an MLP 32-64-64-1 and publish, at least once. A peer that fails is
+reported with its reason, and the exit code is 1.
 """
 
 from __future__ import annotations

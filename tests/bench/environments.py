@@ -1,4 +1,4 @@
-"""Environments of the peers: one virtual environment each, made on demand, kept in a cache folder, versions pinned here."""
+"""Environments of the peers: a virtual environment each, made on demand, kept in a cache; versions are pinned here."""
 
 from __future__ import annotations
 

@@ -33,4 +33,4 @@ async def decider(stream: StreamT[bytes]) -> None:
             await sink.send(key=key, value=value)
 
 
-app.worker(loglevel="warning").execute_from_commandline()
+app.Worker(loglevel="WARNING").execute_from_commandline()

@@ -1,4 +1,4 @@
-"""A plain confluent-kafka loop: batches as they come, librdkafka's producer, commits after every output is confirmed."""
+"""A plain confluent-kafka loop: batches as they come, librdkafka's producer, commits after confirmed outputs."""
 
 from __future__ import annotations
 

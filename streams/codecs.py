@@ -225,13 +225,17 @@ def _decode(
         events, accepted = _without(events, accepted, refusals)
         rejected += refusals.values()
     event_times = _event_times(events)
-    horizon_ms = np.broadcast_to(np.asarray(now_ms, np.int64), (len(values),))[accepted] + limits.event_time_ahead_ms_max
-    absurd = np.flatnonzero((event_times > horizon_ms) | (event_times < EVENT_TIME_MS_MIN))
+    latest_ms = np.broadcast_to(np.asarray(now_ms, np.int64), len(values))[accepted] + limits.event_time_ahead_ms_max
+    absurd = np.flatnonzero((event_times > latest_ms) | (event_times < EVENT_TIME_MS_MIN))
     if absurd.size:
-        refusals = {}
-        for row in absurd.tolist():
-            expected = f"expected event_time from {EVENT_TIME_MS_MIN} to {horizon_ms[row]} (milliseconds since the epoch)"
-            refusals[row] = Rejection(int(accepted[row]), "absurd-time", f"{expected}, got {event_times[row]}")
+        refusals = {
+            row: Rejection(
+                int(accepted[row]),
+                "absurd-time",
+                f"expected event_time from {EVENT_TIME_MS_MIN} to {latest_ms[row]} ms, got {event_times[row]}",
+            )
+            for row in absurd.tolist()
+        }
         events, accepted = _without(events, accepted, refusals)
         event_times = np.delete(event_times, absurd)
         rejected += refusals.values()

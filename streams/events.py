@@ -1,7 +1,7 @@
 """Typed events of every public topic: the one source of validation, JSON Schema and AsyncAPI.
 
-Unknown extra fields pass. Identifiers are text; a JSON integer is accepted and read as its decimal text, so `7` and `"7"`
-name the same card.
+Unknown extra fields pass. Identifiers are text; a JSON integer is accepted and read as its decimal text, so `7` and
+`"7"` name the same card.
 """
 
 from datetime import datetime

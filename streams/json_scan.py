@@ -1,6 +1,6 @@
 """Find objects with a repeated key, or too deep a nesting, in valid JSON texts.
 
-JSON decoders keep the last of two equal keys in silence; two systems that keep different ones disagree about the amount.
+JSON decoders keep one of two equal keys in silence; two systems that keep different ones disagree about the amount.
 """
 
 import json

@@ -76,7 +76,7 @@ EXAMPLES: Final[dict[str, tuple[dict[str, Any], ...]]] = {
     ),
     "fraud-decisions": (
         {
-            "decision_id": "9f0c2a6be1d34758",
+            "decision_id": f"tx-000000012345@{_EXAMPLE_VERSION[:12]}",
             "transaction_id": "tx-000000012345",
             "card_id": "card-42",
             "terminal_id": "terminal-7",
@@ -97,10 +97,10 @@ EXAMPLES: Final[dict[str, tuple[dict[str, Any], ...]]] = {
     ),
     "recommendations": (
         {
-            "decision_id": "51d8be07c2f94a63",
+            "decision_id": f"click-1@{_EXAMPLE_VERSION[:12]}",
             "event_id": "click-1",
             "session_id": "session-9",
-            "items": [{"item_id": "item-88", "score": 7.25}, {"item_id": "item-1", "score": 6.5}],
+            "items": [{"item_id": "item-88", "score": 0.21}, {"item_id": "item-1", "score": 0.1}],
             "strategy": "sequence",
             "confidence": 0.31,
             "model": "recommender",

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from jsonschema import Draft202012Validator, ValidationError
 
 from streams.codecs import REJECTION_CODES, Limits, decode_clicks, decode_labels, decode_transactions
-from streams.events import EVENT_TIME_MS_MAX
+from streams.events import AMOUNT_MAX, EVENT_TIME_MS_MAX, EVENT_TIME_MS_MIN
 from streams.schemas import EXAMPLES, asyncapi, json_schema, write_schemas
 from streams.topics import CLICKSTREAM, INPUTS, LABELS, OUTPUTS, TRANSACTIONS, Topic
 
@@ -89,7 +89,8 @@ fields = (
     | st.text(max_size=4)
     | st.sampled_from(["", "x" * 64, "x" * 65, "x" * 128, "x" * 129, "view", "cart", "purchase", [], {}, ["view"]])
     | st.sampled_from(["2024-04-05T19:34:38Z", "2024-04-05T19:34:38", "2024-04-05", "2024-13-05T19:34:38Z"])
-    | st.sampled_from([0, 10**12, 10**12 + 1, 946_684_800_000, 946_684_799_999, EVENT_TIME_MS_MAX, EVENT_TIME_MS_MAX + 1])
+    | st.sampled_from([0, int(AMOUNT_MAX), int(AMOUNT_MAX) + 1])
+    | st.sampled_from([EVENT_TIME_MS_MIN, EVENT_TIME_MS_MIN - 1, EVENT_TIME_MS_MAX, EVENT_TIME_MS_MAX + 1])
 )
 
 

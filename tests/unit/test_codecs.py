@@ -235,6 +235,17 @@ def test_limits_are_the_callers() -> None:
     ]
 
 
+def test_event_times_are_held_each_against_its_own_records_time() -> None:
+    """With one `now_ms` a record, a replay of the log accepts what the first reading accepted, and nothing else."""
+    values = [None, payment(event_time=NOW_MS), payment(event_time=NOW_MS), payment(event_time=NOW_MS)]
+    limits = Limits(event_time_ahead_ms_max=1_000)
+    now_ms = [0, NOW_MS - 1_001, NOW_MS - 1_000, NOW_MS + 10**9]
+    batch = decode_transactions(values, now_ms=now_ms, limits=limits)
+    assert batch.accepted.tolist() == [2, 3]
+    assert [rejection.code for rejection in batch.rejected] == ["null-value", "absurd-time"]
+    assert str(NOW_MS - 1) in batch.rejected[1].message
+
+
 @pytest.mark.parametrize("value", [b"\x00\xff not text", b"", None])
 def test_dead_letter_carries_origin_reason_and_the_original_bytes(value: bytes | None) -> None:
     """A dead letter is enough to find, judge and replay the record."""

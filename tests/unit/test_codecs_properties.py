@@ -30,7 +30,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=8,
 )
-payments = st.fixed_dictionaries({}, optional={name: json_values for name in [*PAYMENT, "currency", "note"]}).map(
+payments = st.fixed_dictionaries({}, optional=dict.fromkeys([*PAYMENT, "currency", "note"], json_values)).map(
     lambda fields: json.dumps({**PAYMENT, **fields}).encode()
 )
 

@@ -137,7 +137,8 @@ class DemoView:
             counts = ", ".join(f"{tally.decisions[word]:,} {word}" for word in COLOURS)
             line = (
                 f"{now - self._started:5.0f} s  {phase:<8} "
-                f"in {figures.in_per_s:>7,.0f}/s  out {figures.out_per_s:>7,.0f}/s  waiting {tally.pending:,}  p50 {_ms(figures.p50_ms)} ms  p99 {_ms(figures.p99_ms)} ms  {counts}, "
+                f"in {figures.in_per_s:>7,.0f}/s  out {figures.out_per_s:>7,.0f}/s  waiting {tally.pending:,}  "
+                f"p50 {_ms(figures.p50_ms)} ms  p99 {_ms(figures.p99_ms)} ms  {counts}, "
                 f"{tally.answered['clickstream']:,} slates, {tally.dead_letters:,} dead letters"
             )
             held = list(tally.held_up)[-1:]

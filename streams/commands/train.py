@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from streams.commands.produce import Pairs, merged
 
+if TYPE_CHECKING:
+    from streams.topics import Topic
+
+
+def _common(folder: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    path = click.Path(file_okay=False, path_type=Path)
+    options = (
+        click.option(
+            "--columns", type=Pairs(), multiple=True, help="With --file: FIELD=COLUMN,... as in `streams produce`."
+        ),
+        click.option(
+            "--file", type=click.Path(dir_okay=False, path_type=Path), help="Events of your own, not simulated ones."
+        ),
+        click.option(
+            "--seed", type=int, default=7, show_default=True, help="Fixes simulation, first weights and batches."
+        ),
+        click.option("--output", type=path, default=folder, show_default=True, help="Folder of the artifact."),
+    )
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for option in options:
+            command = option(command)
+        return command
+
+    return decorate
+
 
 @click.group()
 def train() -> None:
-    """Train the fraud model or the recommender on simulated events.
+    """Train the fraud model or the recommender, on simulated events or on a file of your own.
 
     A worker loads the artifact that STREAMS_FRAUD_ARTIFACT or STREAMS_RECOMMENDER_ARTIFACT names; without them, the one
     that ships.
@@ -27,24 +53,15 @@ def train() -> None:
 
 
 @train.command()
-@click.option(
-    "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the artifact."
-)
-@click.option(
-    "--payments", type=click.IntRange(min=1), help="Simulated payments (default: what the shipped model had)."
-)
-@click.option("--seed", type=int, default=7, show_default=True, help="Fixes simulation, initial weights and batches.")
-@click.option(
-    "--file", type=click.Path(dir_okay=False, path_type=Path), help="Payments of your own instead of simulated."
-)
-@click.option("--columns", type=Pairs(), multiple=True, help="With --file: FIELD=COLUMN,... as in `streams produce`.")
 @click.option("--labels", metavar="COLUMN", help="With --file: the column that tells fraud.")
+@click.option("--payments", type=click.IntRange(min=1), help="Simulated payments (default: as the shipped model had).")
+@_common("artifacts/fraud")
 def fraud(
     output: Path,
-    payments: int | None,
     seed: int,
     file: Path | None,
     columns: tuple[dict[str, str], ...],
+    payments: int | None,
     labels: str | None,
 ) -> None:
     """Train the fraud model and write its artifact, metrics and model card.
@@ -60,63 +77,80 @@ def fraud(
     if file is not None and (not labels or payments is not None):
         raise click.UsageError("--file: needs --labels COLUMN, and no --payments")
     from models.training.fraud import train as train_fraud
+    from streams.topics import TRANSACTIONS
 
-    options: dict[str, Any] = {"seed": seed}
-    if payments is not None:
-        options["payments"] = payments
+    options: dict[str, Any] = {"seed": seed} if payments is None else {"seed": seed, "payments": payments}
     if file is not None:
-        options["columns"] = _payments(file, merged(columns), labels)
+        names = ("card_id", "terminal_id", "amount")
+        options["columns"] = _own_events(file, TRANSACTIONS, names, merged(columns), label=labels)
     with _stages() as progress:
         metrics = train_fraud(output, progress=progress, **options)
     _report(output, metrics)
 
 
 @train.command()
-@click.option(
-    "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the artifact."
-)
-@click.option(
-    "--sessions", type=click.IntRange(min=1), help="Simulated sessions (default: what the shipped model had)."
-)
-@click.option("--seed", type=int, default=7, show_default=True, help="Fixes simulation, initial weights and batches.")
-def recommender(output: Path, sessions: int | None, seed: int) -> None:
+@click.option("--clicks", type=click.IntRange(min=1), help="Simulated clicks (default: as the shipped model had).")
+@_common("artifacts/recommender")
+def recommender(
+    output: Path, seed: int, file: Path | None, columns: tuple[dict[str, str], ...], clicks: int | None
+) -> None:
     """Train the recommender and write its artifact, metrics and model card.
 
     \b
-    Example:
-      streams train recommender --output artifacts/recommender --sessions 50000
+    Examples:
+      streams train recommender --clicks 300000
+      streams train recommender --file clicks.parquet --columns event_time=Time,session_id=SessionId,item_id=ItemId
     """
+    if file is None and columns:
+        raise click.UsageError("--columns: only with --file")
+    if file is not None and clicks is not None:
+        raise click.UsageError("--file: takes no --clicks")
     from models.training.recommender import train as train_recommender
+    from streams.topics import CLICKSTREAM
 
-    options: dict[str, Any] = {"seed": seed}
-    if sessions is not None:
-        options["sessions"] = sessions
+    options: dict[str, Any] = {"seed": seed} if clicks is None else {"seed": seed, "clicks": clicks}
+    if file is not None:
+        # The kind of a click is not used in training, so a file need not tell it.
+        constants = {"event_type": "view"}
+        names = ("session_id", "item_id")
+        options["columns"] = _own_events(file, CLICKSTREAM, names, merged(columns), constants=constants)
     with _stages() as progress:
         metrics = train_recommender(output, progress=progress, **options)
     _report(output, metrics)
 
 
-def _payments(path: Path, columns: dict[str, str], label: str | None) -> dict[str, Any]:
+def _own_events(
+    path: Path,
+    topic: Topic,
+    names: Sequence[str],
+    columns: dict[str, str],
+    *,
+    constants: dict[str, str] | None = None,
+    label: str | None = None,
+) -> dict[str, Any]:
+    """Return columns of a file as training takes them: lists of text, arrays of numbers; no gaps.
+
+    Raises:
+        SourceError: unreadable, a column is missing, or a row lacks a value.
+    """
     import numpy as np
 
     from streams.commands.column_files import SourceError
     from streams.commands.event_files import EventFile
-    from streams.topics import TRANSACTIONS
 
-    parts = list(EventFile(path, TRANSACTIONS, columns=columns, label=label).slices(sort=False))
-    flags = [flag for part in parts for flag in part.labels or []]
-    if None in flags:
-        raise SourceError(f"{path}: column {label!r}: expected a label in each row, got {flags.count(None):,} without")
-    table: dict[str, Any] = {
-        name: [value for part in parts for value in part.fields[name]] for name in ("card_id", "terminal_id")
-    }
+    if not path.is_file():
+        raise SourceError(f"{path}: expected a file, got none")
+    parts = list(EventFile(path, topic, columns=columns, constants=constants, label=label).slices(sort=False))
+    table: dict[str, Any] = {name: [value for part in parts for value in part.fields[name]] for name in names}
+    if label is not None:
+        table["is_fraud"] = [flag for part in parts for flag in part.labels or []]
     for name, values in table.items():
-        if None in values:
-            raise SourceError(f"{path}: expected a {name} in each row, got {values.count(None):,} without")
-    amounts = [value for part in parts for value in part.fields["amount"]]
-    table["amount"] = np.array(amounts, dtype=np.float64)
+        if missing := values.count(None):
+            raise SourceError(f"{path}: expected {name} in each row, got {missing:,} rows without; drop them")
+    for name, dtype in (("amount", np.float64), ("is_fraud", np.bool_)):
+        if name in table:
+            table[name] = np.array(table[name], dtype=dtype)
     table["event_time"] = np.concatenate([part.event_time for part in parts]) if parts else np.empty(0, np.int64)
-    table["is_fraud"] = np.array(flags, dtype=np.bool_)
     return table
 
 

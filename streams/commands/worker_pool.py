@@ -125,7 +125,7 @@ class WorkerPool:
         }
         command = [sys.executable, "-I", "-S", str(supervisor.__file__), str(os.getpid()), str(STOP_S_MAX)]
         command += [sys.executable, "-m", "faust", "-A", "streams", "worker", "--loglevel", "info"]
-        with open(log, "wb") as output:
+        with log.open("wb") as output:
             process = subprocess.Popen(
                 command,
                 env=environment,

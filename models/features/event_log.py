@@ -30,7 +30,7 @@ class EventLog:
         self.events_per_key_max = events_per_key_max
         self.times = np.empty(SLOTS_MIN, np.int64)
         self.values = np.empty(SLOTS_MIN, value_dtype)
-        self.heap = np.full(1 + kernels.CAPACITY_CLASSES, -1, np.int64)
+        self.heap = np.full(2 + kernels.CAPACITY_CLASSES, -1, np.int64)
         self.heap[0] = 0
         self.meta = np.empty((0, 4), np.int64)
         self.dirty = np.empty(0, np.uint8)  # touched since the last snapshot

@@ -22,6 +22,10 @@ START, LENGTH, CAPACITY, NEWEST = 0, 1, 2, 3
 NEVER = -(2**62)  # the time of no event; leaves room for subtraction without overflow
 CAPACITY_MIN = 4
 CAPACITY_CLASSES = 40
+GUARD = 1 + CAPACITY_CLASSES  # where `touch` leaves its sum
+LINE_SLOTS = 8  # slots in a cache line
+TOUCH_RECORDS = 32  # enough misses to fill a core's queue, few enough for all lines to be there still when they are used
+TOUCH_SLOTS = 64  # a month of payments of a usual card
 
 DAY_MS = 86_400_000
 MINUTE_MS = 60_000
@@ -151,7 +155,7 @@ def visible_slots(rows, meta, times, kept, floor, events_max, first, count):
 
 @compiled
 def restore_rows(begin, rows, ends, newest, source_times, source_values, meta, times, values, heap):
-    """Replace the events of rows begin.. by source[ends[k - 1]:ends[k]]; return the rows done when the arena is full."""
+    """Replace the events of rows begin.. by source[ends[k - 1]:ends[k]]; return the rows done, fewer if the arena fills."""
     for k in range(begin, rows.size):
         row = rows[k]
         first = ends[k - 1] if k > 0 else 0
@@ -171,6 +175,30 @@ def restore_rows(begin, rows, ends, newest, source_times, source_values, meta, t
         meta[row, CAPACITY] = capacity
         meta[row, NEWEST] = newest[k]
     return rows.size
+
+
+@compiled
+def touch(rows, begin, meta, times, values):
+    """Read the latest events of the next rows, so that their cache misses overlap instead of each waiting for the last.
+
+    Returns:
+        A sum, to be stored somewhere: the compiler drops reads that nothing depends on.
+    """
+    end = min(begin + TOUCH_RECORDS, rows.size)
+    total = np.int64(0)
+    for k in range(begin, end):
+        if rows[k] >= 0:
+            total += meta[rows[k], LENGTH]
+    for k in range(begin, end):
+        row = rows[k]
+        if row >= 0:
+            start = meta[row, START]
+            slot = start + meta[row, LENGTH] - 1
+            first = max(start, slot - TOUCH_SLOTS)
+            while slot >= first:
+                total += times[slot] + np.int64(values[slot] > 0)
+                slot -= LINE_SLOTS
+    return total
 
 
 @compiled
@@ -198,7 +226,10 @@ def update_cards(
         (records done, watermark).
     """
     horizon = windows[-1]
+    guard = np.int64(0)
     for k in range(begin, rows.size):
+        if (k - begin) % TOUCH_RECORDS == 0:
+            guard += touch(rows, k, meta, times, values)
         t, a, row = event_time[k], amount[k], rows[k]
         mark = max(watermark, t)
         late = t < mark - horizon
@@ -251,13 +282,17 @@ def update_cards(
         out[k, at + 1] = ratio
         out[k, at + 2] = z
         out[k, at + 3] = a / largest if largest > 0.0 else 1.0
+    heap[GUARD] = guard
     return rows.size, watermark
 
 
 @compiled
 def add_labels(begin, rows, bucket, is_fraud, meta, times, values, heap, dirty, watermark, kept, events_max):
     """Count labels begin.. in their buckets; stop where the arena is full. Returns (labels done, watermark)."""
+    guard = np.int64(0)
     for k in range(begin, rows.size):
+        if (k - begin) % TOUCH_RECORDS == 0:
+            guard += touch(rows, k, meta, times, values)
         b, row = bucket[k], rows[k]
         mark = max(watermark, b)
         if b > mark - kept:
@@ -272,6 +307,7 @@ def add_labels(begin, rows, bucket, is_fraud, meta, times, values, heap, dirty, 
                 return k, watermark
             dirty[row] = 1
         watermark = mark
+    heap[GUARD] = guard
     return rows.size, watermark
 
 
@@ -294,7 +330,10 @@ def terminal_features(
 ):
     """Write the labelled history of each terminal as known at its cutoff (delay, floor, windows in buckets)."""
     mask = (1 << 32) - 1
+    guard = np.int64(0)
     for k in range(rows.size):
+        if k % TOUCH_RECORDS == 0:
+            guard += touch(rows, k, meta, times, values)
         row, end = rows[k], event_time[k] // granularity - delay
         first = 0
         slot = -1
@@ -334,6 +373,7 @@ def terminal_features(
             at += 2
         out[k, at] = since * hours_per_bucket
         out[k, at + 1] = last
+    return guard
 
 
 @compiled
@@ -344,7 +384,10 @@ def update_sessions(begin, rows, items, event_time, meta, times, values, heap, d
         (clicks done, watermark).
     """
     length = out.shape[1]
+    guard = np.int64(0)
     for k in range(begin, rows.size):
+        if (k - begin) % TOUCH_RECORDS == 0:
+            guard += touch(rows, k, meta, times, values)
         t, item, row = event_time[k], items[k], rows[k]
         mark = max(watermark, t)
         limit = mark - idle_ms
@@ -377,6 +420,7 @@ def update_sessions(begin, rows, items, event_time, meta, times, values, heap, d
         for j in range(end):
             out[k, j] = -1
         watermark = mark
+    heap[GUARD] = guard
     return rows.size, watermark
 
 

@@ -1,0 +1,255 @@
+"""Card history against a record-by-record oracle that keeps every payment."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.errors import StateError
+from models.features.cards import (
+    CARD_FEATURES,
+    HORIZON_MS,
+    KEPT_MS,
+    MEAN_WINDOWS_MS,
+    SUM_WINDOWS_MS,
+    CardHistory,
+)
+
+T0 = 1_700_000_000_000
+DAY_MS = 86_400_000
+
+Payment = tuple[str, int, float]
+
+
+@dataclass
+class CardOracle:
+    """The written rules of models.features.cards, a record at a time, forgetting nothing on its own."""
+
+    events_max: int
+    log: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    watermark: int = -(2**62)
+
+    def record(self, card: str, t: int, amount: float) -> list[float]:
+        self.watermark = max(self.watermark, t)
+        if t < self.watermark - HORIZON_MS:
+            return self.features([], t, amount)
+        events = self.log.setdefault(card, [])
+        place = sum(time <= t for time, _ in events)
+        events.insert(place, (t, amount))
+        first = max(0, len(events) - self.events_max)
+        newest = events[-1][0]
+        return self.features([e for e in events[first:place] if e[0] > newest - KEPT_MS], t, amount)
+
+    def features(self, history: list[tuple[int, float]], t: int, amount: float) -> list[float]:
+        row: list[float] = []
+        for window in SUM_WINDOWS_MS + MEAN_WINDOWS_MS:
+            inside = [a for time, a in history if time > t - window] + [amount]
+            row += [len(inside), math.fsum(inside) / (1 if window in SUM_WINDOWS_MS else len(inside))]
+        month = [(time, a) for time, a in history if time > t - HORIZON_MS]
+        amounts = [a for _, a in month]
+        mean = math.fsum(amounts) / len(amounts) if amounts else 0.0
+        row.append((t - month[-1][0] if month else HORIZON_MS) / 1000)
+        row.append(amount / mean if mean > 0 else 1.0)
+        if len(amounts) > 1:
+            deviation = math.sqrt(math.fsum((a - mean) ** 2 for a in amounts) / len(amounts))
+            row.append(min(max((amount - mean) / max(deviation, 0.01 * mean + 0.01), -10.0), 10.0))
+        else:
+            row.append(0.0)
+        largest = max([*amounts, amount])
+        row.append(amount / largest if largest > 0 else 1.0)
+        return row
+
+
+def update(history: CardHistory, payments: list[Payment]) -> np.ndarray:
+    cards, times, amounts = zip(*payments, strict=True)
+    return history.update(list(cards), np.array(times, np.int64), np.array(amounts, np.float64))
+
+
+# Steps that land on, just inside and just outside the edges of windows, horizons and evictions, and steps back in time.
+edges = st.sampled_from([0, *SUM_WINDOWS_MS, *MEAN_WINDOWS_MS, KEPT_MS, 2 * HORIZON_MS])
+steps = st.one_of(
+    st.integers(0, 20 * 60_000),
+    st.integers(0, 3 * DAY_MS),
+    st.builds(lambda edge, off, sign: sign * (edge + off), edges, st.integers(-1, 1), st.sampled_from([1, 1, -1])),
+)
+amounts = st.one_of(st.integers(0, 200_000).map(lambda cents: cents / 100), st.floats(0, 1e6))
+
+
+@st.composite
+def payments(draw: st.DrawFn) -> list[Payment]:
+    now, stream = T0, []
+    for card, step, amount in draw(st.lists(st.tuples(st.sampled_from("abc"), steps, amounts), min_size=1, max_size=60)):
+        stream.append((card, now + step, amount))
+        if step > 0 and step < 3 * DAY_MS:
+            now += step
+        elif draw(st.integers(0, 5)) == 0:
+            now = max(now, now + step)
+    return stream
+
+
+@settings(max_examples=300, deadline=None)
+@given(payments(), st.sampled_from([1, 2, 5, 1024]))
+def test_features_equal_those_of_an_oracle_that_keeps_every_payment(stream: list[Payment], events_max: int) -> None:
+    """Windows, ties, late and out-of-order payments follow the written rules."""
+    oracle = CardOracle(events_max)
+    expected = np.array([oracle.record(*payment) for payment in stream])
+    got = update(CardHistory(events_max), stream)
+    np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-6)
+    assert np.array_equal(got[:, 0:12:2], expected[:, 0:12:2])
+
+
+@settings(max_examples=200, deadline=None)
+@given(payments(), st.sampled_from([1, 2, 5, 1024]), st.data())
+def test_any_batch_split_with_recoveries_gives_bit_equal_features(
+    stream: list[Payment], events_max: int, data: st.DataObject
+) -> None:
+    """Neither batches, nor evictions, nor a recovery from incremental checkpoints at any point change a bit."""
+    whole = CardHistory(events_max)
+    expected = update(whole, stream)
+    history, topic, parts = CardHistory(events_max), dict[bytes, bytes](), []
+    while stream:
+        size = data.draw(st.integers(1, len(stream)))
+        parts.append(update(history, stream[:size]))
+        stream = stream[size:]
+        action = data.draw(st.sampled_from(["go on", "checkpoint", "recover", "evict"]))
+        if action == "evict":
+            history.snapshot(dirty_only=False)
+            topic = dict(pair for pair in history.snapshot(dirty_only=False) if pair[1] is not None)
+        if action in ("checkpoint", "recover"):
+            for key, payload in history.snapshot(dirty_only=True):
+                if payload is None:
+                    del topic[key]
+                else:
+                    topic[key] = payload
+        if action == "recover":
+            watermark, history = history.watermark, CardHistory(events_max)
+            history.load_many(topic.items())
+            history.watermark = watermark
+    assert np.array_equal(np.concatenate(parts), expected)
+    assert history.digest() == whole.digest()
+
+
+def test_an_arena_that_fills_in_the_middle_of_a_batch_grows_without_a_trace() -> None:
+    """A batch larger than the arena gives the features of one payment at a time."""
+    rng = np.random.default_rng(5)
+    n = 30_000
+    cards = [f"card-{c}" for c in rng.integers(0, 400, n)]
+    times = np.sort(rng.integers(T0, T0 + 40 * DAY_MS, n)) - rng.integers(0, 2, n) * rng.integers(0, DAY_MS, n)
+    spent = np.round(rng.gamma(2, 30, n), 2)
+    oracle = CardOracle(1024)
+    expected = np.array([oracle.record(*p) for p in zip(cards, times.tolist(), spent.tolist(), strict=True)])
+    np.testing.assert_allclose(CardHistory().update(cards, times, spent), expected, rtol=1e-9, atol=1e-6)
+
+
+def test_a_late_payment_sees_no_history_and_leaves_none() -> None:
+    """More than the horizon behind the watermark: scored alone, and the card's next payment does not know of it."""
+    history = CardHistory()
+    update(history, [("b", T0 + HORIZON_MS, 5.0)])
+    before = history.digest()
+    count = CARD_FEATURES.index("card_count_30d")
+    assert update(history, [("a", T0 - 1, 7.0)])[0, count] == 1
+    assert update(history, [("a", T0 - 1, 7.0)])[0, count] == 1
+    assert history.digest() == before
+    assert update(history, [("a", T0, 7.0)])[0, count] == 1
+    assert update(history, [("a", T0, 7.0)])[0, count] == 2
+
+
+def test_a_payment_does_not_see_later_stamped_ones() -> None:
+    """An out-of-order payment is scored as of its own time; those after it see it."""
+    history = CardHistory()
+    got = update(history, [("a", T0, 1.0), ("a", T0 + 2000, 2.0), ("a", T0 + 1000, 4.0), ("a", T0 + 3000, 8.0)])
+    assert got[:, CARD_FEATURES.index("card_sum_10min")].tolist() == [1.0, 3.0, 5.0, 15.0]
+
+
+def test_idle_cards_are_evicted_and_told_once() -> None:
+    """A card two horizons behind leaves memory; a snapshot tells its end if an earlier one told of it."""
+    history = CardHistory()
+    update(history, [("a", T0, 1.0), ("b", T0, 1.0)])
+    assert dict(history.snapshot(dirty_only=True)).keys() == {b"a", b"b"}
+    update(history, [("c", T0 + 2 * HORIZON_MS, 1.0)])
+    assert [key for key, _ in history.snapshot(dirty_only=True)] == [b"c"]
+    update(history, [("d", T0 + 2 * HORIZON_MS + 1, 1.0), ("e", T0, 1.0)])
+    assert len(history) == 5
+    assert {key: payload is None for key, payload in history.snapshot(dirty_only=True)} == {
+        b"a": True, b"b": True, b"d": False,
+    }  # fmt: skip
+    assert len(history) == 2
+    assert history.snapshot(dirty_only=True) == []
+
+
+def test_a_snapshot_is_unmoved_by_later_updates() -> None:
+    """What was frozen is iterated as it was, while the history goes on."""
+    history = CardHistory()
+    update(history, [("a", T0, 1.0)])
+    frozen = history.freeze(dirty_only=True)
+    update(history, [("a", T0 + 1, 2.0), ("b", T0, 3.0)])
+    loaded = CardHistory()
+    loaded.load_many(frozen)
+    alone = CardHistory()
+    update(alone, [("a", T0, 1.0)])
+    assert len(frozen) == 1 and loaded.digest() == alone.digest() and loaded.watermark == T0
+
+
+def test_digest_tells_histories_apart() -> None:
+    """One amount, one time or one card more gives another digest; the order of cards does not."""
+    base = [("a", T0, 1.0), ("b", T0, 1.0)]
+    streams = [base, [*base, ("c", T0, 1.0)], [("a", T0, 1.0), ("b", T0, 1.01)], [("a", T0 + 1, 1.0), ("b", T0, 1.0)]]
+    digests = []
+    for stream in [*streams, base[::-1]]:
+        history = CardHistory()
+        update(history, stream)
+        digests.append(history.digest())
+    assert len(set(digests)) == len(streams) and digests[-1] == digests[0]
+
+
+def test_a_busy_card_costs_bounded_memory() -> None:
+    """A card that pays a hundred thousand times a day keeps its newest payments only."""
+    history = CardHistory(events_per_key_max=64)
+    for begin in range(0, 20_000, 2000):
+        times = T0 + np.arange(begin, begin + 2000) * 1000
+        got = history.update(["hot"] * 2000, times, np.ones(2000))
+    assert got[-1, CARD_FEATURES.index("card_count_30d")] == 64
+    assert history._log.meta[0, 2] <= 128 and history._log.times.size == 4096
+
+
+def test_many_cards_that_come_and_go_reuse_rows_and_blocks() -> None:
+    """Eviction gives memory back: a hundred generations of cards need that of two or three."""
+    history = CardHistory()
+    for generation in range(100):
+        cards = [f"{generation}-{c}" for c in range(200)] * 5
+        history.update(cards, np.full(1000, T0 + generation * (2 * HORIZON_MS + 1)), np.ones(1000))
+        history.snapshot(dirty_only=True)
+    assert history._index.row_count == 400 and history._log.times.size <= 8192
+
+
+def test_a_damaged_or_foreign_payload_is_refused() -> None:
+    """Nothing is loaded and the error names the card."""
+    history = CardHistory()
+    update(history, [("a", T0, 1.0), ("a", T0 + 5, 2.5)])
+    (key, payload), = history.snapshot(dirty_only=False)  # fmt: skip
+    assert payload is not None
+    swapped = payload[:16] + payload[20:24] + payload[16:20] + payload[24:]
+    for damaged in (payload[:-8], payload[:-1], payload + bytes(8), b"", b"\x09" + payload[1:], swapped,
+                    payload[:1] + b"\x02" + payload[2:]):  # fmt: skip
+        empty = CardHistory()
+        with pytest.raises(StateError, match="CardHistory: bad: expected a payload of version 1"):
+            empty.load_many([(key, payload), (b"bad", damaged)])
+        assert len(empty) == 0
+
+
+def test_wrong_amounts_are_a_programmer_error() -> None:
+    """Amounts that would poison sums for 30 days never enter the history."""
+    for amount in (math.nan, math.inf, -0.01):
+        with pytest.raises(AssertionError):
+            update(CardHistory(), [("a", T0, amount)])
+
+
+def test_read_only_and_strided_columns_are_taken() -> None:
+    """Columns straight from a file give the same features as arrays of one's own."""
+    times, spent = np.arange(T0, T0 + 6000, 1000), np.arange(6.0)
+    expected = CardHistory().update(["a"] * 3, times[::2].copy(), spent[::2].copy())
+    times.flags.writeable = spent.flags.writeable = False
+    assert np.array_equal(CardHistory().update(["a"] * 3, times[::2], spent[::2]), expected)

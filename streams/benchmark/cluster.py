@@ -129,13 +129,16 @@ def reader(kafka: Kafka, **extra: Any) -> Iterator[Consumer]:
 
 def watermarks(consumer: Consumer, topic: str) -> list[tuple[int, int]]:
     """Return (first, end) offsets of each partition, in the order of the partitions."""
-    metadata = consumer.list_topics(topic, timeout=ANSWER_S_MAX).topics[topic]
-    if metadata.error is not None:
-        raise BenchmarkError(f"{topic}: {metadata.error.str()}")
-    return [
-        consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_S_MAX)
-        for partition in sorted(metadata.partitions)
-    ]
+    try:
+        metadata = consumer.list_topics(topic, timeout=ANSWER_S_MAX).topics[topic]
+        if metadata.error is not None:
+            raise BenchmarkError(f"{topic}: {metadata.error.str()}")
+        return [
+            consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_S_MAX)
+            for partition in sorted(metadata.partitions)
+        ]
+    except KafkaException as exc:
+        raise BenchmarkError(f"{topic}: {exc.args[0].str()}; the cluster must answer during the whole run") from exc
 
 
 def _records_held(kafka: Kafka, topic: str) -> int:

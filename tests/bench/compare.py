@@ -16,7 +16,7 @@ import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -98,13 +98,10 @@ def main(
                     console.print(f"[{number + 1}/{runs}] {name} failed: {exc}", markup=False, highlight=False)
                     continue
                 rows.append(row | {"round": number + 1})
+                _write(json_file, rows[-1])
                 console.print(f"[{number + 1}/{runs}] {_summary(row)}", markup=False, highlight=False)
-    for row in rows:
-        if json_file is not None:
-            json_file.write(json.dumps(row) + "\n")
     for name, reason in failures.items():
-        if json_file is not None:
-            json_file.write(json.dumps({"system": name, "mode": mode, "error": reason}) + "\n")
+        _write(json_file, {"system": name, "mode": mode, "error": reason})
     Console(width=None if sys.stdout.isatty() else 140).print(table(rows, failures, mode))
     for name, reason in failures.items():
         click.echo(f"{name}: failed: {reason}", err=True)
@@ -169,7 +166,7 @@ def _run_peer(
         remove_topics(kafka, topics)
 
 
-def table(rows: list[Row], failures: Mapping[str, str], mode: str) -> Table:
+def table(rows: Sequence[Row], failures: Mapping[str, str], mode: str) -> Table:
     """Return the ratio table: median and min-max over the rounds, ratios of ours to a peer taken within each round."""
     columns = ["events_per_second"] if mode == "throughput" else ["p50_ms", "p99_ms", "p999_ms"]
     ratio_of = columns[0] if mode == "throughput" else "p99_ms"
@@ -198,11 +195,17 @@ def table(rows: list[Row], failures: Mapping[str, str], mode: str) -> Table:
     return shown
 
 
-def spread(values: list[float], digits: int) -> str:
+def spread(values: Sequence[float], digits: int) -> str:
     """Return median (min-max), "-" where there is nothing."""
     if not values:
         return "-"
     return f"{np.median(values):,.{digits}f} ({min(values):,.{digits}f}-{max(values):,.{digits}f})"
+
+
+def _write(json_file: TextIO | None, row: Row) -> None:
+    if json_file is not None:
+        json_file.write(json.dumps(row) + "\n")
+        json_file.flush()
 
 
 def _summary(row: Row) -> str:

@@ -53,6 +53,7 @@ def test_arrivals_counted_by_position_give_the_same_tally() -> None:
     [
         (b'{"transaction_id":"r1-000000042","score":0.5}', 42),
         (b'{"transaction_id":"r2-000000042"}', -1),
+        (b'{"transaction_id":"000000042"}', -1),
         (b'{"transaction_id":"r1-"}', -1),
         (b'{"transaction_id":"r1--1"}', -1),
         (b'{"transaction_id":42}', -1),

@@ -330,8 +330,9 @@ class EmbeddedKafka:
         command += ["kafka.tools.StorageTool", "format", "-t", cluster.cluster_id, "-c", properties.SERVER_PROPERTIES]
         done = subprocess.run(command, check=False, cwd=first, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode != 0:
+            said = done.stderr + done.stdout
             raise KafkaUnavailable(
-                f"{first}: expected Kafka to format its folder, got: {(done.stderr or done.stdout).strip()[-500:]}"
+                f"{first}: expected Kafka to format its folder, got: {_last_error(said) or said.strip()}"
             )
         # A formatted folder differs from another node's in these two lines only; starting Java for each takes a second.
         for number, other in enumerate(others, 2):
@@ -459,11 +460,15 @@ def _new_cluster_id() -> str:
 
 
 def _last_words(folder: Path) -> str:
-    """Return the last error that a broker logged, or the last line that it printed."""
+    """Return the last error that a broker wrote, and where."""
     for name in (properties.SERVER_LOG, "console.log"):
         path = folder / name
-        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-        errors = [line for line in lines if re.search(r" (ERROR|FATAL) |Exception|Error:", line)]
-        if errors:
-            return f"{errors[-1].strip()[:500]} (see {path})"
-    return f"nothing (see {folder / 'console.log'})"
+        if path.exists() and (error := _last_error(path.read_text(errors="replace"))):
+            return f"{error} (see {path})"
+    return f"no error (see {folder / 'console.log'})"
+
+
+def _last_error(text: str) -> str | None:
+    """Return the last line that reports an error, not a frame of its stack."""
+    found = [line for line in text.splitlines() if re.match(r"(?!\s+at ).*( ERROR | FATAL |Exception|Error:)", line)]
+    return found[-1].strip()[:500] if found else None

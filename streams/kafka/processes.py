@@ -87,9 +87,13 @@ def free_ports(count: int) -> list[int]:
 
 def port_holder(port: int) -> str:
     """Return who listens on a port of this machine, as words for an error message."""
+    try:
+        connections = psutil.net_connections("tcp")
+    except psutil.AccessDenied:  # macOS tells root alone
+        return "another process"
     holders = {
         connection.pid
-        for connection in psutil.net_connections("tcp")
+        for connection in connections
         if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
     }
     for pid in holders:

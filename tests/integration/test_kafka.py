@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -28,11 +29,12 @@ OWNER = """
 import os, sys, time
 from streams.kafka import EmbeddedKafka
 with EmbeddedKafka(sys.argv[1]) as kafka:
-    if os.fork() == 0:
+    child = os.fork()
+    if child == 0:
         os.closerange(1, 3)
-        time.sleep(30)
+        time.sleep(60)
         os._exit(0)
-    print("up", flush=True)
+    print(child, flush=True)
     time.sleep(60)
 """
 
@@ -134,12 +136,16 @@ def test_no_broker_outlives_its_owner(tmp_path: Path, number: signal.Signals) ->
     )
     assert owner.stdout is not None
     with owner.stdout:
-        assert owner.stdout.readline() == b"up\n"
+        child = ProcessId.of(int(owner.stdout.readline()))
     ours = processes(EmbeddedKafka(tmp_path))
     assert all(one.is_alive() for one in ours)
-    owner.send_signal(number)
-    owner.wait(15)
-    wait_until(lambda: not any(one.is_alive() for one in ours))
+    try:
+        owner.send_signal(number)
+        owner.wait(15)
+        wait_until(lambda: not any(one.is_alive() for one in ours))
+        assert child.is_alive()
+    finally:
+        child.signal(signal.SIGKILL)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG")
@@ -175,6 +181,22 @@ def test_three_brokers_lose_one_and_no_record(tmp_path: Path) -> None:
         produce(address, "safe", [b"2"])
         embedded.restart_broker(2)
         assert consume(address, "safe", 2) == [b"1", b"2"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "cause"),
+    [
+        ("num.io.threads", "none", "Invalid value none for configuration num.io.threads"),
+        ("metric.reporters", "no.such.Reporter", "no.such.Reporter"),
+    ],
+)
+def test_a_broker_that_cannot_start_says_why(tmp_path: Path, key: str, value: str, cause: str) -> None:
+    """The error carries the broker's own words, whether it fails to format or to start; nothing runs afterwards."""
+    embedded = EmbeddedKafka(tmp_path, extra={key: value})
+    with pytest.raises(KafkaUnavailable, match=re.escape(cause)):
+        embedded.start()
+    assert embedded.status() is None or processes(embedded) == []
+    assert not embedded.stop()
 
 
 def test_extra_properties_make_a_listener_with_passwords(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The comparison's table: ratios within a round, and failures that stay visible."""
 
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,9 +35,9 @@ def row(system: str, number: int, rate: float, **other: Any) -> dict[str, Any]:
 
 
 def text(compare: ModuleType, rows: list[dict[str, Any]], failures: dict[str, str]) -> str:
-    console = Console(width=200, record=True, quiet=True)
-    console.print(compare.table(rows, failures, "throughput"))
-    return console.export_text()
+    stream = io.StringIO()
+    Console(width=200, file=stream).print(compare.table(rows, failures, "throughput"))
+    return stream.getvalue()
 
 
 def test_ratios_are_taken_within_each_round(compare: ModuleType) -> None:

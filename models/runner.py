@@ -1,0 +1,335 @@
+"""Frozen models at work: numpy arrays in, numpy arrays out, on the device that was asked for.
+
+A runner owns no thread and no queue; the caller decides who may call it. Two runners of one artifact give one answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.artifacts import Artifact, default_artifact, load_artifact
+from models.errors import ArtifactError, FeatureMismatch, ModelError
+from models.features.payments import FRAUD_FEATURES
+from models.fraud import FraudModel
+from models.recommender import RecommenderModel, Vocabulary
+
+Float32 = NDArray[np.float32]
+Int32 = NDArray[np.int32]
+
+DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+# A new shape costs a CUDA device milliseconds of choosing kernels: batches are padded to one of these sizes there.
+BATCH_BUCKETS: Final = (64, 256, 1024, 4096)
+
+# Scores of one chunk on the CPU: 4 MB, so that they are still in the cache when the largest are picked.
+SCORES_PER_CHUNK_MAX: Final = 1 << 20
+
+SEQUENCE: Final = "sequence"
+POPULAR: Final = "popular"
+
+BASELINE: Final = "baseline"
+OTHER: Final = "other"
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device for "auto", "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        ModelError: CUDA was asked for and is not there, or the name is none of these.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind == "cpu" and not number:
+        return torch.device("cpu")
+    if kind != "cuda" or (number and not number.isdigit()):
+        raise ModelError(f"STREAMS_DEVICE: expected auto, cpu or cuda, got {name!r}; correct it")
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(number or 0) >= devices:
+        raise ModelError(f"STREAMS_DEVICE={name}: expected a CUDA device, found {devices}; set it to auto or cpu")
+    return torch.device(name)
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of the matrix products.
+
+    Raises:
+        ModelError: the name is unknown, or the device is slower with it than without.
+    """
+    if name not in DTYPES:
+        raise ModelError(f"STREAMS_DTYPE: expected {' or '.join(DTYPES)}, got {name!r}; correct it")
+    if name != "float32" and device.type == "cpu":
+        raise ModelError(f"STREAMS_DTYPE={name}: expected float32 on the CPU; set STREAMS_DTYPE=float32")
+    return DTYPES[name]
+
+
+def freeze(model: nn.Module) -> None:
+    """Make a model's weights constant: evaluation mode and no gradient."""
+    model.eval()
+    model.requires_grad_(False)
+
+
+class Batches:
+    """How rows reach the device: as they are on the CPU, in padded buckets elsewhere."""
+
+    def __init__(self, device: torch.device, buckets: Sequence[int], rows_max: int | None = None) -> None:
+        if not buckets or min(buckets) < 1:
+            raise ModelError(f"batch_buckets: expected sizes >= 1, got {tuple(buckets)}; correct them")
+        self.device = device
+        self.padded = device.type != "cpu"
+        self.sizes = tuple(sorted(buckets))
+        self.rows_max = rows_max or self.sizes[-1]
+
+    def split(self, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yield (rows covered, rows on the device), the latter padded with copies of its first row."""
+        size_max = self.sizes[-1] if self.padded else self.rows_max
+        for start in range(0, len(rows), size_max):
+            chunk = rows[start : start + size_max]
+            covered = slice(start, start + len(chunk))
+            if self.padded:
+                size = next(size for size in self.sizes if size >= len(chunk))
+                chunk = torch.cat([chunk, chunk[:1].expand(size - len(chunk), -1)])
+            yield covered, chunk.to(self.device)
+
+    def warm_up_sizes(self) -> tuple[int, ...]:
+        """Return the sizes to run once, the largest first, because it claims the memory."""
+        return self.sizes[::-1] if self.padded else (self.sizes[-1], 1)
+
+
+class FraudRunner:
+    """The fraud model, frozen.
+
+    Args:
+        artifact: Of kind fraud.
+        device: As for `resolve_device`.
+        dtype: "float32" or, on CUDA, "bfloat16".
+        batch_buckets: Batch sizes that CUDA sees; larger batches are cut, smaller ones padded.
+
+    Raises:
+        ArtifactError: the artifact is of another kind or incomplete.
+        FeatureMismatch: it was trained on other features than this version computes.
+        ModelError: device or dtype cannot be had.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        device: str = "auto",
+        dtype: str = "float32",
+        batch_buckets: Sequence[int] = BATCH_BUCKETS,
+    ) -> None:
+        self.device = resolve_device(device)
+        trained_on = tuple(artifact.section("features"))
+        if artifact.kind == "fraud" and trained_on != FRAUD_FEATURES:
+            raise FeatureMismatch(
+                f"{artifact.folder}: expected the features {', '.join(FRAUD_FEATURES)}, "
+                f"got {', '.join(trained_on)}; train the model with this version"
+            )
+        self._model = FraudModel.from_artifact(artifact).cast(resolve_dtype(dtype, self.device)).to(self.device)
+        freeze(self._model)
+        self._batches = Batches(self.device, batch_buckets)
+        self.features = trained_on
+        self.name = artifact.name
+        self.version = artifact.version
+        thresholds = artifact.section("thresholds")
+        self.thresholds: dict[str, float] = {name: float(thresholds[name]) for name in ("review", "decline")}
+        groups: dict[str, list[str]] = artifact.section("reasons")
+        self._groups = tuple(groups)
+        self._baseline = torch.from_numpy(artifact.tensors["baseline"])
+        self._substitutions = self._telescope([[trained_on.index(name) for name in group] for group in groups.values()])
+
+    @classmethod
+    def load(cls, folder: Path | str = "", device: str = "auto", dtype: str = "float32") -> FraudRunner:
+        """Return a runner of the artifact in a folder, or of the one that ships."""
+        return cls(load_artifact(folder or default_artifact("fraud")), device, dtype)
+
+    def warm_up(self) -> None:
+        """Run every batch size once, so that the first record does not wait for kernels and memory."""
+        for size in self._batches.warm_up_sizes():
+            self.score(np.tile(self._baseline.numpy(), (size, 1)))
+        self.reasons(self._baseline.numpy()[None, :], 1)
+
+    def score(self, features: Float32) -> Float32:
+        """Return the calibrated fraud probability of each row.
+
+        Args:
+            features: float32[B, F], columns in FRAUD_FEATURES order.
+
+        Returns:
+            float32[B] in [0, 1], input order kept, in an array of the caller's own.
+
+        Raises:
+            FeatureMismatch: F differs from the artifact's.
+        """
+        with torch.inference_mode():
+            return torch.sigmoid(self._log_odds(features)).numpy()
+
+    def reasons(self, features: Float32, top: int) -> list[list[tuple[str, float]]]:
+        """Say which groups of features moved each row's score away from a usual payment's.
+
+        The row's groups are put into the baseline row one after the other, in order and in reverse; a group's
+        contribution is the mean change of the log-odds at its turn.
+
+        Args:
+            features: float32[R, F], the few rows that need a reason: each costs about fifteen rows of scoring.
+            top: Groups named, those that raise the score most first.
+
+        Returns:
+            For each row ("baseline", ...), the named groups and ("other", rest), in log-odds; they sum to the
+            log-odds of the row's score.
+
+        Raises:
+            FeatureMismatch: F differs from the artifact's.
+
+        Source:
+            Sampled Shapley values with antithetic orders, Mitchell et al. (2022).
+        """
+        rows = self._checked(features)
+        steps = self._substitutions  # bool[2, G + 1, F]
+        with torch.inference_mode():
+            mixed = torch.where(steps, rows[:, None, None, :], self._baseline)
+            odds = self._log_odds(mixed.flatten(0, 2).numpy()).view(len(rows), 2, -1).double().numpy()
+        forward = np.diff(odds[:, 0], axis=1)
+        reverse = np.diff(odds[:, 1], axis=1)[:, ::-1]
+        contributions = (forward + reverse) / 2
+        result = []
+        for baseline, of_group in zip(odds[:, 0, 0].tolist(), contributions, strict=True):
+            order = np.argsort(-of_group, kind="stable")
+            named = [(self._groups[group], float(of_group[group])) for group in order[:top]]
+            result.append([(BASELINE, baseline), *named, (OTHER, float(of_group[order[top:]].sum()))])
+        return result
+
+    def _checked(self, features: Float32) -> Tensor:
+        if features.ndim != 2 or features.shape[1] != len(self.features):
+            raise FeatureMismatch(
+                f"{self.name}: expected rows of {len(self.features)} features, got shape {features.shape}; "
+                "build them with PaymentFeatures of this version"
+            )
+        return torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))
+
+    def _log_odds(self, features: Float32) -> Tensor:
+        rows = self._checked(features)
+        odds = torch.empty(len(rows))
+        for covered, batch in self._batches.split(rows):
+            odds[covered] = self._model.log_odds(batch)[: covered.stop - covered.start].cpu()
+        return odds
+
+    def _telescope(self, groups: list[list[int]]) -> Tensor:
+        """Return bool[2, G + 1, F]: which features are the row's own after each step, in order and in reverse."""
+        steps = torch.zeros((2, len(groups) + 1, len(self.features)), dtype=torch.bool)
+        for step, (group, from_end) in enumerate(zip(groups, reversed(groups), strict=True), start=1):
+            steps[0, step:, group] = True
+            steps[1, step:, from_end] = True
+        if not steps[:, -1].all():
+            raise ArtifactError(f"{self.name}: expected every feature in a group of reasons; train it again")
+        return steps
+
+
+class Slates(NamedTuple):
+    """Recommendations of a batch; a row is shorter than K only where the vocabulary has no more unseen items.
+
+    Attributes:
+        items: int32[B, K] item indices, best first, -1 where there is none.
+        ids: Item ids of each row, without the missing ones.
+        scores: float32[B, K] probability of the next click, among unseen items; 0 where there is none.
+        strategies: SEQUENCE or POPULAR for each row.
+    """
+
+    items: Int32
+    ids: list[list[str]]
+    scores: Float32
+    strategies: list[str]
+
+
+class RecommenderRunner:
+    """The recommender, frozen; arguments and errors as for `FraudRunner`."""
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        device: str = "auto",
+        dtype: str = "float32",
+        batch_buckets: Sequence[int] = BATCH_BUCKETS,
+    ) -> None:
+        self.device = resolve_device(device)
+        model = RecommenderModel.from_artifact(artifact)
+        self._model = model.to(device=self.device, dtype=resolve_dtype(dtype, self.device))
+        freeze(self._model)
+        vocabulary = Vocabulary.from_artifact(artifact)
+        self._index = vocabulary.index
+        self._ids = np.array([*vocabulary.ids, None], dtype=object)  # index -1 is the last place
+        self._popular = np.argsort(-vocabulary.clicks, kind="stable").astype(np.int32)
+        self._popularity = (vocabulary.clicks / max(1, int(vocabulary.clicks.sum()))).astype(np.float32)
+        rows_max = max(1, SCORES_PER_CHUNK_MAX // (model.items + 1))
+        self._batches = Batches(self.device, batch_buckets, rows_max)
+        self.items = model.items
+        self.length = model.length
+        self.name = artifact.name
+        self.version = artifact.version
+
+    @classmethod
+    def load(cls, folder: Path | str = "", device: str = "auto", dtype: str = "float32") -> RecommenderRunner:
+        """Return a runner of the artifact in a folder, or of the one that ships."""
+        return cls(load_artifact(folder or default_artifact("recommender")), device, dtype)
+
+    def warm_up(self) -> None:
+        """Run every batch size once, so that the first record does not wait for kernels and memory."""
+        for size in self._batches.warm_up_sizes():
+            self.recommend(np.zeros((size, self.length), np.int32), min(20, self.items))
+
+    def item_index(self, ids: Sequence[str]) -> Int32:
+        """Return int32[B] indices of item ids, -1 for those that the model was not trained on."""
+        return np.fromiter(map(self._index.get, ids, repeat(-1)), np.int32, len(ids))
+
+    def recommend(self, sequences: Int32, k: int) -> Slates:
+        """Return the k items most likely to be clicked next, without those already in the session.
+
+        Args:
+            sequences: int32[B, T] item indices in order of clicks, the last click rightmost, -1 for an unknown item
+                or none; unknown items are skipped, the rest of the session counts.
+            k: Items wanted, >= 1; K is at most the size of the vocabulary.
+
+        Returns:
+            Slates; a session without any known item gets the most popular items.
+        """
+        known = sequences >= 0
+        if (known[:, :-1] & ~known[:, 1:]).any():
+            order = np.argsort(known, axis=1, kind="stable")
+            sequences = np.take_along_axis(sequences, order, axis=1)
+        k = min(k, self.items)
+        rows = np.flatnonzero(known.any(axis=1))
+        items = np.tile(self._popular[:k], (len(sequences), 1))
+        scores = np.tile(self._popularity[self._popular[:k]], (len(sequences), 1))
+        strategies = [POPULAR] * len(sequences)
+        if len(rows):
+            chosen = sequences if len(rows) == len(sequences) else sequences[rows]
+            items[rows], scores[rows] = self._rank(chosen, k)
+            for row in rows.tolist():
+                strategies[row] = SEQUENCE
+        ids: list[list[str]] = self._ids[items].tolist()
+        if (items < 0).any():
+            ids = [[item for item in row if item is not None] for row in ids]
+        return Slates(items, ids, scores, strategies)
+
+    def _rank(self, sequences: Int32, k: int) -> tuple[Int32, Float32]:
+        places = torch.from_numpy(sequences.astype(np.int64) + 1)
+        items = np.empty((len(sequences), k), np.int32)
+        scores = np.empty((len(sequences), k), np.float32)
+        with torch.inference_mode():
+            for covered, batch in self._batches.split(places):
+                logits = self._model(batch).float().scatter_(1, batch, -torch.inf)
+                best = logits.topk(k, dim=1)
+                probability: Any = (best.values - logits.logsumexp(dim=1, keepdim=True)).exp()
+                rows = covered.stop - covered.start
+                missing = best.values == -torch.inf
+                items[covered] = (best.indices - 1).masked_fill_(missing, -1)[:rows].cpu().numpy()
+                scores[covered] = probability.masked_fill_(missing, 0.0)[:rows].cpu().numpy()
+        return items, scores

@@ -1,0 +1,107 @@
+"""Model cards: what a person should know about an artifact, beside the manifest that programs read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from models.artifacts import Artifact
+
+
+def fraud_card(artifact: Artifact, review_share: float, decline_precision: float, recall: Mapping[str, float]) -> str:
+    """Return the text of a fraud model's card; `recall` by pattern may be empty."""
+    manifest = artifact.manifest
+    metrics, thresholds, data = manifest["metrics"], manifest["thresholds"], manifest["data"]
+    by_threshold = [
+        [f"{thresholds[name]:.4f}", name, f"{metrics[f'{name}_precision']:.3f}", f"{metrics[f'{name}_recall']:.3f}"]
+        for name in ("review", "decline")
+    ]
+    text = f"""\
+# {artifact.name}
+
+Probability that a card payment is fraudulent: an MLP on {len(manifest["features"])} features with hidden layers of
+{" and ".join(map(str, manifest["architecture"]["hidden"]))}, Platt-calibrated. Made by `streams train fraud`.
+
+Version `{artifact.version}`
+
+## Data
+
+{data["payments"]:,} payments ({data["source"]}), {100 * data["fraud_share"]:.2f} % of them fraudulent. Every feature is
+as it was known at the payment's time, terminal labels {data["label_delay_days"]} days late; a gap as long lies between
+the parts.
+
+{_split(manifest, ("payments", "frauds"))}
+
+## Quality on the test part
+
+AUC {metrics["auc"]:.4f}, average precision {metrics["average_precision"]:.4f}, calibration error
+{metrics["calibration_error"]:.5f}.
+
+{_table(["from score", "decision", "precision", "recall"], by_threshold)}
+
+The thresholds were chosen on the validation part: decline where {100 * decline_precision:.0f} % of the declined are
+fraud, review where {100 * review_share:.0f} % of all payments are looked at, the declined ones among them.
+"""
+    if recall:
+        rows = [[name, f"{share:.3f}"] for name, share in recall.items()]
+        text += f"\n{_table(['pattern', 'recall from review on'], rows)}\n"
+    return (
+        text
+        + """
+## Limits
+
+Fraud at a newly compromised terminal is unknown until its first labels arrive, a label delay later. Scores are
+calibrated for traffic like the training data's; for other traffic train on labelled payments of your own.
+"""
+    )
+
+
+def recommender_card(artifact: Artifact) -> str:
+    """Return the text of a recommender's card."""
+    manifest = artifact.manifest
+    metrics, data, architecture = manifest["metrics"], manifest["data"], manifest["architecture"]
+    rows = [
+        ["this model", f"{metrics['p_at_20']:.4f}", f"{metrics['mrr_at_20']:.4f}"],
+        ["most popular items", f"{metrics['popular_p_at_20']:.4f}", f"{metrics['popular_mrr_at_20']:.4f}"],
+    ]
+    return f"""\
+# {artifact.name}
+
+The next click of a session, over {architecture["items"]:,} items: attention with {architecture["heads"]} heads over
+the last {architecture["length"]} clicks, embeddings of width {architecture["width"]}. Made by
+`streams train recommender`.
+
+Version `{artifact.version}`
+
+## Data
+
+{data["clicks"]:,} clicks in {data["sessions"]:,} sessions ({data["source"]}). Vocabulary and weights come from the
+training part.
+
+{_split(manifest, ("clicks", "examples"))}
+
+## Quality on the test part
+
+{_table(["", "P@20", "MRR@20"], rows)}
+
+P@20 is the share of next clicks among the first 20 of all items, seen ones included. As served, with seen items left
+out, it is {metrics["unseen_p_at_20"]:.4f} of the next clicks on items new to the session.
+
+## Limits
+
+Items that the training part did not have are skipped in a session and never recommended; a session of none but such
+items gets the most popular ones.
+"""
+
+
+def _split(manifest: Mapping[str, Any], counts: tuple[str, ...]) -> str:
+    rows = [
+        [name, *(f"{part[count]:,}" for count in counts), part["from"], part["to"]]
+        for name, part in manifest["split"].items()
+    ]
+    return _table(["part", *counts, "from", "to"], rows)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -18,7 +18,12 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     if name == "app":
         from streams.application import create_app
+        from streams.errors import StreamsError
 
-        globals()["app"] = application = create_app()
+        try:
+            globals()["app"] = application = create_app()
+        except StreamsError as exc:
+            # Read by `faust -A streams`: a user's mistake ends in one line, not in a traceback.
+            raise SystemExit(f"streams: {exc}") from None
         return application
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

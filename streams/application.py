@@ -54,8 +54,8 @@ class Application(faust.App):
         rows = await self.worker.checkpoint(max(0.0, deadline - time.monotonic()))
         logger.info("checkpoint at hand-over: %d rows", rows)
 
-    async def on_stop(self) -> None:
-        await super().on_stop()
+    async def on_shutdown(self) -> None:
+        await super().on_shutdown()
         worker = getattr(self, "worker", None)
         if worker is not None:
             worker.ready = False

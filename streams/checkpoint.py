@@ -14,24 +14,23 @@ class OffsetTracker:
     """
 
     def __init__(self) -> None:
-        self._spans: deque[tuple[int, int]] = deque()
-        self._confirmed: set[int] = set()
+        self._spans: deque[tuple[int, int]] = deque()  # delivered, oldest first
+        self._open: set[tuple[int, int]] = set()  # of these, the ones not confirmed
         self._committable: int | None = None
         self.committed: int | None = None
 
     def deliver(self, first: int, next_offset: int) -> None:
         """Note that the span [first, next_offset) was handed to an agent. Spans come in order."""
-        assert next_offset >= first, "a span never runs backwards"
+        assert next_offset >= first, "a span never runs backwards; this is a bug"
         assert not self._spans or first >= self._spans[-1][1], "spans are delivered in order; this is a bug"
         self._spans.append((first, next_offset))
+        self._open.add((first, next_offset))
 
-    def confirm(self, first: int) -> None:
-        """Note that every output of the span beginning at `first` is confirmed by the broker."""
-        self._confirmed.add(first)
-        while self._spans and self._spans[0][0] in self._confirmed:
-            first, next_offset = self._spans.popleft()
-            self._confirmed.discard(first)
-            self._committable = next_offset
+    def confirm(self, first: int, next_offset: int) -> None:
+        """Note that every output of a span is confirmed by the broker; a span that is not open is passed over."""
+        self._open.discard((first, next_offset))
+        while self._spans and self._spans[0] not in self._open:
+            self._committable = self._spans.popleft()[1]
 
     @property
     def committable(self) -> int | None:
@@ -40,5 +39,5 @@ class OffsetTracker:
 
     @property
     def in_flight(self) -> int:
-        """Spans delivered and not confirmed."""
-        return len(self._spans) - len(self._confirmed)
+        """How many spans are delivered and not confirmed."""
+        return len(self._open)

@@ -42,15 +42,21 @@ class LabelLog:
         self._positions = dict.fromkeys(reader.partitions(topic), 0)
         self._moved = threading.Condition()
         self._complete_to: int | None = None
+        self.caught_up = False  # nothing was left to read when the follower last asked
         self._stopping = False
         self._error: Exception | None = None
         self.wait_s = 0.0
         self._thread = threading.Thread(target=self._follow, name="labels", daemon=True)
 
     def start(self) -> None:
-        """Read from the beginning, then follow."""
+        """Read from the beginning, return when the end is reached, go on following.
+
+        Raises:
+            KafkaUnavailable: the end cannot be reached.
+        """
         self._reader.follow(self.topic, self._positions)
         self._thread.start()
+        self._catch_up()
 
     def _follow(self) -> None:
         try:
@@ -67,6 +73,7 @@ class LabelLog:
             self._reader.close()
 
     def _note(self, messages: Sequence[Any], ends: dict[int, int]) -> None:
+        self.caught_up = not messages
         with self._moved:
             for message in messages:
                 self._positions[message.partition()] = message.offset() + 1
@@ -82,13 +89,16 @@ class LabelLog:
         """
         if self._complete_to is not None and event_time <= self._complete_to:
             return
+        self._catch_up()
+        self._complete_to = event_time - event_time % LABEL_GRANULARITY_MS + LABEL_GRANULARITY_MS - 1
+
+    def _catch_up(self) -> None:
         began = time.monotonic()
         ends = self._ends.ends(self.topic, list(self._positions))
         with self._moved:
             reached = self._moved.wait_for(lambda: self._reached(ends), CATCH_UP_S_MAX)
         if self._error is not None or not reached:
             raise KafkaUnavailable(f"{self.topic}: expected labels up to {ends}, got {self._positions}") from self._error
-        self._complete_to = event_time - event_time % LABEL_GRANULARITY_MS + LABEL_GRANULARITY_MS - 1
         self.wait_s += time.monotonic() - began
 
     def _reached(self, ends: dict[int, int]) -> bool:

@@ -27,6 +27,10 @@ class Job(Protocol):
 
     name: str
 
+    def is_quick(self, batches: Sequence[RecordBatch]) -> bool:
+        """Tell whether `run` can start at once, with nothing to restore or to wait for."""
+        ...
+
     def run(self, batches: Sequence[RecordBatch]) -> list[list[Outputs]]:
         """Return the outputs of each batch, in the order given."""
         ...
@@ -114,7 +118,7 @@ class Pipeline:
             records = sum(map(len, batches))
             self.unconfirmed += len(batches)
             work = partial(self._run, batches, asyncio.get_running_loop())
-            if records <= self._inline_records_max and self._device.in_flight == 0:
+            if records <= self._inline_records_max and self._device.in_flight == 0 and self._job.is_quick(batches):
                 work()  # two hand-overs of the interpreter lock cost more than a small batch
             else:
                 self._device.submit(work, self._start_due)

@@ -95,13 +95,17 @@ class StateTable(Generic[H]):
         self.restored_records = 0
         self.restore_s = 0.0
 
+    def has(self, batch: RecordBatch) -> bool:
+        """Tell whether the history stands just before `batch`, so that `at` need not restore it."""
+        part = self._partitions.get(batch.tp.partition)
+        return part is not None and part.position == batch.first
+
     def at(self, batch: RecordBatch) -> H:
         """Return the history as it was just before `batch`, restored first where positions differ."""
         number = batch.tp.partition
-        part = self._partitions.get(number)
-        if part is None or part.position != batch.first:
-            part = self._partitions[number] = self._restore(number, batch.first)
-        return part.history
+        if not self.has(batch):
+            self._partitions[number] = self._restore(number, batch.first)
+        return self._partitions[number].history
 
     def advance(self, batch: RecordBatch) -> None:
         """Note that `batch` is included now."""

@@ -8,6 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -36,6 +37,7 @@ from streams.topics import CARD_STATE, CLICKSTREAM, LABELS, SESSION_STATE, TRANS
 from streams.transport.consumer import Consumer
 from streams.transport.producer import OutputProducer
 from streams.transport.reader import LogReader
+from streams.transport.record_batch import RecordBatch
 from streams.transport.transactions import GroupMember, StateWriter
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,8 @@ class Worker:
     def __init__(self, settings: Settings, consumer: Callable[[], Consumer], fail: Callable[[BaseException], None]) -> None:
         self.settings, self.metrics, self._consumer, self._fail = settings, Metrics(), consumer, fail
         self._loop = asyncio.get_running_loop()
+        self._closing = ExitStack()
+        self.pipelines: list[Pipeline] = []
         self.failure: BaseException | None = None
         self.ready = False
 
@@ -76,10 +80,12 @@ class Worker:
         recommender.warm_up()
         config = settings.librdkafka()
         self._producer = OutputProducer(config)
+        self._closing.callback(self._close_producer)
         publisher = Publisher(self._producer)
         limits = Limits(settings.record_bytes_max, settings.event_time_ahead_s_max * 1000)
-        self._state_reader = LogReader(config, settings.application_id)
-        self._ends_reader = LogReader(config, settings.application_id)
+        self._state_reader, ends_reader, label_reader = (LogReader(config, settings.application_id) for _ in range(3))
+        for reader in (self._state_reader, ends_reader):
+            self._closing.callback(reader.close)
         self._cards = self._table(CARD_STATE, TRANSACTIONS, "cards/1", CardHistory, CardReplay(limits))
         self._sessions = self._table(
             SESSION_STATE,
@@ -88,10 +94,11 @@ class Worker:
             partial(SessionHistory, recommender.length),
             SessionReplay(recommender, limits),
         )
-        label_reader = LogReader(config, settings.application_id)
-        self._label_log = LabelLog(LABELS.name, LabelReplay(limits), label_reader, self._ends_reader, self._failed_elsewhere)
+        self._label_log = LabelLog(LABELS.name, LabelReplay(limits), label_reader, ends_reader, self._failed_elsewhere)
         self._label_log.start()
+        self._closing.callback(self._label_log.close)
         self.device = Device()
+        self._closing.callback(self.device.close)
         self.fraud = self._pipeline(
             FraudJob(
                 fraud, self._cards, self._label_log, self._thresholds(fraud), settings.reasons_max, limits, publisher, self.metrics
@@ -147,7 +154,10 @@ class Worker:
                 raise KafkaUnavailable(f"{name}: expected {partitions} partitions, found {found}: {exc.args[0].str()}") from exc
 
     def _pipeline(self, job: Job, publisher: Publisher) -> Pipeline:
-        return Pipeline(job, self.device, publisher, self.settings, self.metrics, lambda b: self._consumer().confirm(b), self.stop_with)
+        confirm: Callable[[RecordBatch], None] = lambda batch: self._consumer().confirm(batch)  # noqa: E731
+        pipeline = Pipeline(job, self.device, publisher, self.settings, self.metrics, confirm, self.stop_with)
+        self.pipelines.append(pipeline)
+        return pipeline
 
     def _member(self) -> GroupMember:
         consumer = self._consumer()
@@ -164,10 +174,6 @@ class Worker:
             self.failure = exc
             self._fail(exc)
 
-    @property
-    def pipelines(self) -> tuple[Pipeline, ...]:
-        return (self.fraud, self.recommendations, self.labels)
-
     async def drain(self, deadline: float) -> None:
         """Let what has begun finish until `deadline`, monotonic; abandon the rest."""
         for pipeline in self.pipelines:
@@ -176,7 +182,7 @@ class Worker:
 
     async def checkpoint(self, seconds_max: float) -> int:
         """Write the changed state; return the number of rows."""
-        if self.failure is not None:
+        if self.failure is not None or not self.pipelines:
             return 0
         return await self._checkpointer.write(seconds_max)
 
@@ -204,11 +210,10 @@ class Worker:
         return self.metrics.text()
 
     def close(self) -> None:
-        """Stop threads and clients. Not for the loop's thread."""
-        self._label_log.close()
-        self.device.close()
+        """Stop threads and clients, the last made first. Not for the loop's thread."""
+        self._closing.close()
+
+    def _close_producer(self) -> None:
         left = self._producer.close(1.0 if self.failure else 5.0)
         if left:
             logger.warning("%d outputs were not confirmed; their input will be read again", left)
-        self._state_reader.close()
-        self._ends_reader.close()

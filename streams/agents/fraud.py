@@ -69,6 +69,9 @@ class FraudJob:
         self._publisher, self._metrics = publisher, metrics
         self._model = ModelName(runner.name, runner.version)
 
+    def is_quick(self, batches: Sequence[RecordBatch]) -> bool:
+        return self._labels.caught_up and all(map(self._cards.has, batches))
+
     def run(self, batches: Sequence[RecordBatch]) -> list[list[Outputs]]:
         """Return each batch's decisions and dead letters."""
         started = time.monotonic()

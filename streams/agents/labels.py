@@ -34,6 +34,9 @@ class LabelJob:
     def __init__(self, limits: Limits, publisher: Publisher, metrics: Metrics) -> None:
         self._limits, self._publisher, self._metrics = limits, publisher, metrics
 
+    def is_quick(self, batches: Sequence[RecordBatch]) -> bool:
+        return True
+
     def run(self, batches: Sequence[RecordBatch]) -> list[list[Outputs]]:
         """Return each batch's dead letters."""
         outputs: list[list[Outputs]] = []

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.features.sessions import SessionHistory
 from models.runner import RecommenderRunner
@@ -61,16 +62,14 @@ class RecommendationJob:
         self._publisher, self._metrics = publisher, metrics
         self._model = ModelName(runner.name, runner.version)
 
+    def is_quick(self, batches: Sequence[RecordBatch]) -> bool:
+        return all(map(self._sessions.has, batches))
+
     def run(self, batches: Sequence[RecordBatch]) -> list[list[Outputs]]:
         """Return each batch's slates and dead letters."""
         started = time.monotonic()
         clicks = [decode_clicks(b.values, now_ms=b.timestamps, limits=self._limits) for b in batches]
-        sequences = []
-        for batch, columns in zip(batches, clicks, strict=True):
-            history = self._sessions.at(batch)
-            items = self._runner.item_index(columns.item_ids)
-            sequences.append(history.update(columns.session_ids, items, columns.event_times))
-            self._sessions.advance(batch)
+        sequences = [self._sequences(batch, columns) for batch, columns in zip(batches, clicks, strict=True)]
         slates = self._runner.recommend(np.concatenate(sequences), self._top_k)
         scores = slates.scores.tolist()
         outputs, end = [], 0
@@ -88,6 +87,13 @@ class RecommendationJob:
         for strategy, count in Counter(slates.strategies).items():
             self._metrics.slates.labels(strategy).inc(count)
         return outputs
+
+    def _sequences(self, batch: RecordBatch, columns: Clicks) -> NDArray[np.int32]:
+        sessions = self._sessions.at(batch)
+        items = self._runner.item_index(columns.item_ids)
+        sequences = sessions.update(columns.session_ids, items, columns.event_times)
+        self._sessions.advance(batch)
+        return sequences
 
     def _outputs(self, batch: RecordBatch, columns: Clicks, values: list[bytes]) -> list[Outputs]:
         keys: list[bytes | None] = [session.encode() for session in columns.session_ids]

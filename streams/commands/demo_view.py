@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from streams.commands.demo_tally import Event, Tally
-from streams.commands.watch import COLOURS
+from streams.commands.watch import COLOURS, strongest_reasons
 
 REFRESH_S: Final = 0.25
 LINE_S: Final = 5.0
@@ -145,10 +145,10 @@ class DemoView:
             slates = list(tally.recommendations)[-1:]
         self._console.print(line, highlight=False, soft_wrap=True)
         for event in held:
-            reason = f"  {event['reasons'][0]['feature']}" if event["reasons"] else ""
+            reason = "".join(strongest_reasons(event)[:1])
             self._console.print(
                 f"         {event['decision']} {event['score']:.3f} card {event['card_id']} "
-                f"amount {event['amount']:.2f}{reason}",
+                f"amount {event['amount']:.2f}  {reason}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -168,7 +168,7 @@ def _decisions(held: list[Event], approved: list[Event]) -> Table:
     ):
         table.add_column(name, **_any(options))
     for event in [*reversed(held), *reversed(approved)]:
-        reason = "{feature} {contribution:+.1f}".format(**event["reasons"][0]) if event["reasons"] else ""
+        reason = "".join(strongest_reasons(event)[:1])
         style = COLOURS.get(event["decision"], "")
         table.add_row(
             Text(event["decision"], style=style),

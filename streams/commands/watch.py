@@ -17,6 +17,8 @@ from streams.topics import DEAD_LETTERS, DECISIONS, LABELS, RECOMMENDATIONS
 
 COLOURS = {"approve": "green", "review": "yellow", "decline": "red"}
 ITEMS_SHOWN = 5
+# A decision's contributions sum to its score with these two, which are no features.
+COMPLETING = ("baseline", "other")
 
 Event = dict[str, Any]
 
@@ -139,12 +141,21 @@ def dead_letters(
 
 def decision_line(event: Event) -> str:
     """Return one coloured line."""
-    reasons = "  ".join(f"{r['feature']} {r['contribution']:+.1f}" for r in event["reasons"])
+    reasons = "  ".join(strongest_reasons(event))
     word = click.style(f"{event['decision']:<8}", fg=COLOURS.get(event["decision"]))
     return (
         f"{utc(event['event_time'])}  {word} {event['score']:6.4f}  card {event['card_id']:<12} "
         f"terminal {event['terminal_id']:<16} {event['amount']:>9.2f}  {event['transaction_id']}  {reasons}"
     ).rstrip()
+
+
+def strongest_reasons(event: Event) -> list[str]:
+    """Return the features named in a decision, each with its log-odds, without what completes the sum."""
+    return [
+        f"{reason['feature']} {reason['contribution']:+.1f}"
+        for reason in event["reasons"]
+        if reason["feature"] not in COMPLETING
+    ]
 
 
 def recommendation_line(event: Event) -> str:

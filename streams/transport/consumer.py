@@ -21,6 +21,7 @@ from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchResult
 from aiokafka.errors import ConsumerStoppedError, CorruptRecordException
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
+from mode.services import Service
 from mode.utils.futures import maybe_async, notify
 
 from streams.checkpoint import OffsetTracker
@@ -57,6 +58,10 @@ class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
         self.set_shutdown()
         await self._default_stop_futures()
         await self._default_stop_exit_stacks()
+
+    @Service.task
+    async def _thread_keepalive(self) -> None:
+        """Upstream keeps its thread's loop turning; the worker's loop needs no such help."""
 
     async def _leave_group(self) -> None:
         # aiokafka's static members never leave, and their partitions stay orphaned for the session timeout.
@@ -306,7 +311,7 @@ class Consumer(driver.Consumer):
         topic = batch.tp.topic
         self.records_in_flight[topic] = self.records_in_flight.get(topic, 0) - len(batch)
         self._room.set()
-        self._tracker(batch.tp).confirm(batch.first)
+        self._tracker(batch.tp).confirm(batch.first, batch.next_offset)
 
     def committed(self, tp: TP) -> int | None:
         """Return the offset this worker committed last in a partition under the present assignment."""
@@ -325,7 +330,7 @@ class Consumer(driver.Consumer):
         if not self.is_batched(message.topic) and message.generation_id == self.app.consumer_generation_id:
             tracker = self._trackers.get(message.tp)
             if tracker is not None:
-                tracker.confirm(message.offset)
+                tracker.confirm(message.offset, message.offset + 1)
         notify(self._waiting_for_ack)
         return True
 

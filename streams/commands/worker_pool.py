@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -26,6 +27,8 @@ READY_POLL_S: Final = 0.2
 # A worker drains within the time that Settings.drain_s_max allows by default, then it is killed.
 STOP_S_MAX: Final = 10.0
 LOG_LINES_SHOWN: Final = 15
+OWN_ERROR: Final = re.compile(r"(?<=\berrors\.)\w+: .+")
+ANY_ERROR: Final = re.compile(r"\b\w+(Error|Exception|Unavailable): .+")
 
 
 class WorkerEnded(StreamsError):
@@ -81,10 +84,10 @@ class WorkerPool:
             self.check()
             waiting = [worker for worker in waiting if not _is_ready(worker.port)]
             if waiting and time.monotonic() > deadline:
-                self._show_log(waiting[0])
+                cause = self._show_log(waiting[0])
                 raise WorkerEnded(
-                    f"worker {waiting[0].slot}: expected a yes of /ready within {READY_S_MAX:.0f} s, got none; "
-                    "its log is above"
+                    f"worker {waiting[0].slot}: expected a yes of /ready within {READY_S_MAX:.0f} s, got none "
+                    f"({cause}); its log is above"
                 )
             time.sleep(READY_POLL_S if waiting else 0.0)
 
@@ -93,10 +96,8 @@ class WorkerPool:
         for worker in self._workers:
             code = worker.process.poll()
             if code is not None:
-                self._show_log(worker)
-                raise WorkerEnded(
-                    f"worker {worker.slot}: expected it to run, but it ended with exit code {code}; its log is above"
-                )
+                cause = self._show_log(worker)
+                raise WorkerEnded(f"worker {worker.slot} ended with exit code {code}: {cause}; its log is above")
 
     def stop(self) -> None:
         """End every worker: SIGTERM, and SIGKILL by its supervisor after STOP_S_MAX."""
@@ -137,10 +138,16 @@ class WorkerPool:
         return _Worker(slot, port, log, process)
 
     @staticmethod
-    def _show_log(worker: _Worker) -> None:
+    def _show_log(worker: _Worker) -> str:
+        """Print the last lines and return the one that tells most: our own error, else the first of any kind."""
         lines = worker.log.read_text(errors="replace").splitlines()
         for line in lines[-LOG_LINES_SHOWN:]:
             click.echo(f"  worker {worker.slot}: {line}", err=True)
+        for pattern in (OWN_ERROR, ANY_ERROR):
+            for line in lines:
+                if found := pattern.search(line):
+                    return found[0]
+        return "no error in its log"
 
 
 def _is_ready(port: int) -> bool:

@@ -469,6 +469,9 @@ def _last_words(folder: Path) -> str:
 
 
 def _last_error(text: str) -> str | None:
-    """Return the last line that reports an error, not a frame of its stack."""
-    found = [line for line in text.splitlines() if re.match(r"(?!\s+at ).*( ERROR | FATAL |Exception|Error:)", line)]
-    return found[-1].strip()[:500] if found else None
+    """Return the line that names the cause of a failed start, else the last one that reports an error."""
+    # What follows a fatal error is its exception; errors after that come from shutting down what was half started.
+    fatal = re.search(r"(?s).*(?:Fatal error|fatal exception)[^\n]*\n(\S+: [^\n]+)", text)
+    errors = re.findall(r"(?m)^(?!\s+at ).*(?: ERROR | FATAL |Exception|Error:).*$", text)
+    found = fatal[1] if fatal else errors[-1] if errors else None
+    return found.strip()[:500] if found else None

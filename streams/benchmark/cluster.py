@@ -21,6 +21,12 @@ Kafka = Mapping[str, str]  # connection settings as librdkafka spells them
 LOG_APPEND_TIME = {"message.timestamp.type": "LogAppendTime"}
 
 ANSWER_S_MAX = 15.0
+# What a cluster answers while a new topic's, or a restarted broker's, leaders are being elected.
+ELECTING = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+)
 DELETE_S_MAX = 30.0
 READ_S_MAX = 60.0
 
@@ -128,17 +134,28 @@ def reader(kafka: Kafka, **extra: Any) -> Iterator[Consumer]:
 
 
 def watermarks(consumer: Consumer, topic: str) -> list[tuple[int, int]]:
-    """Return (first, end) offsets of each partition, in the order of the partitions."""
-    try:
-        metadata = consumer.list_topics(topic, timeout=ANSWER_S_MAX).topics[topic]
-        if metadata.error is not None:
-            raise BenchmarkError(f"{topic}: {metadata.error.str()}")
-        return [
-            consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_S_MAX)
-            for partition in sorted(metadata.partitions)
-        ]
-    except KafkaException as exc:
-        raise BenchmarkError(f"{topic}: {exc.args[0].str()}; the cluster must answer during the whole run") from exc
+    """Return (first, end) offsets of each partition, in the order of the partitions.
+
+    Raises:
+        BenchmarkError: no answer within ANSWER_S_MAX; a leader that is being elected is waited for.
+    """
+    deadline = time.monotonic() + ANSWER_S_MAX
+    while True:
+        try:
+            metadata = consumer.list_topics(topic, timeout=ANSWER_S_MAX).topics[topic]
+            if metadata.error is not None:
+                raise KafkaException(metadata.error)
+            return [
+                consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_S_MAX)
+                for partition in sorted(metadata.partitions)
+            ]
+        except KafkaException as exc:
+            error = exc.args[0]
+            if error.code() not in ELECTING or time.monotonic() > deadline:
+                raise BenchmarkError(
+                    f"{topic}: expected its offsets, got {error.str()!r}; see the broker's log"
+                ) from exc
+            time.sleep(0.1)
 
 
 def _records_held(kafka: Kafka, topic: str) -> int:

@@ -24,7 +24,9 @@ CAPACITY_MIN = 4
 CAPACITY_CLASSES = 40
 GUARD = 1 + CAPACITY_CLASSES  # where `touch` leaves its sum
 LINE_SLOTS = 8  # slots in a cache line
-TOUCH_RECORDS = 32  # enough misses to fill a core's queue, few enough for all lines to be there still when they are used
+TOUCH_RECORDS = (
+    32  # enough misses to fill a core's queue, few enough for all lines to be there still when they are used
+)
 TOUCH_SLOTS = 64  # a month of payments of a usual card
 
 DAY_MS = 86_400_000
@@ -155,7 +157,7 @@ def visible_slots(rows, meta, times, kept, floor, events_max, first, count):
 
 @compiled
 def restore_rows(begin, rows, ends, newest, source_times, source_values, meta, times, values, heap):
-    """Replace the events of rows begin.. by source[ends[k - 1]:ends[k]]; return the rows done, fewer if the arena fills."""
+    """Replace the events of rows begin.. by source[ends[k - 1]:ends[k]]; return how many are done."""
     for k in range(begin, rows.size):
         row = rows[k]
         first = ends[k - 1] if k > 0 else 0

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.errors import TrainingDataError
 from models.features import kernels
 from models.features.cards import CARD_FEATURES, CardHistory
 from models.features.terminals import TERMINAL_FEATURES, TerminalHistory
@@ -77,13 +78,23 @@ def replay(features: PaymentFeatures, columns: dict[str, Any], batch_records: in
 
     Returns:
         float32[N, F], columns in FRAUD_FEATURES order.
+
+    Raises:
+        TrainingDataError: event_time is not ascending.
     """
     event_time, is_fraud = columns["event_time"], columns["is_fraud"]
+    falls = np.flatnonzero(np.diff(event_time) < 0)
+    if len(falls):
+        raise TrainingDataError(f"event_time[{falls[0] + 1}]: expected ascending times, got a fall; sort by event_time")
     out = np.empty((len(event_time), len(FRAUD_FEATURES)), np.float32)
-    for begin in range(0, len(event_time), batch_records):
-        part = slice(begin, begin + batch_records)
+    end = 0
+    while end < len(event_time):
+        begin = end
+        # A step spans less than the delay, so that no payment in it could see a label of it.
+        limit = np.searchsorted(event_time, event_time[begin] + features.terminals.delay_ms)
+        end = min(begin + batch_records, int(limit))
+        part = slice(begin, end)
         terminals = columns["terminal_id"][part]
         features.build(columns["card_id"][part], terminals, event_time[part], columns["amount"][part], out[part])
-        # The labels of this batch are at least the label delay younger than any cutoff that could see them.
         features.terminals.add(terminals, event_time[part], is_fraud[part])
     return out

@@ -56,7 +56,7 @@ class TerminalHistory(KeyedHistory):
 
     def __init__(self, delay_ms: int = LABEL_DELAY_MS, granularity_ms: int = LABEL_GRANULARITY_MS) -> None:
         assert granularity_ms > 0 and delay_ms % granularity_ms == 0 and DAY_MS % granularity_ms == 0
-        self._delay_ms = delay_ms
+        self.delay_ms = delay_ms
         self._granularity_ms = granularity_ms
         kept = (KEPT_MS + delay_ms) // granularity_ms + 1
         super().__init__(EventLog(np.int64, BUCKETS_PER_TERMINAL_MAX), PAYLOAD_KIND, 1, kept, kept - 1)
@@ -108,6 +108,6 @@ class TerminalHistory(KeyedHistory):
         log = self._log
         kernels.terminal_features(
             self._index.find(terminals), column(event_time, np.int64), self._granularity_ms,
-            self._delay_ms // self._granularity_ms, log.meta, log.times, log.values, self._watermark - self._kept,
+            self.delay_ms // self._granularity_ms, log.meta, log.times, log.values, self._watermark - self._kept,
             self._windows, self._granularity_ms / HOUR_MS, RECENT_LABELS, log.events_per_key_max, out, first_column,
         )  # fmt: skip

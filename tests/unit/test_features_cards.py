@@ -81,7 +81,9 @@ amounts = st.one_of(st.integers(0, 200_000).map(lambda cents: cents / 100), st.f
 @st.composite
 def payments(draw: st.DrawFn) -> list[Payment]:
     now, stream = T0, []
-    for card, step, amount in draw(st.lists(st.tuples(st.sampled_from("abc"), steps, amounts), min_size=1, max_size=60)):
+    for card, step, amount in draw(
+        st.lists(st.tuples(st.sampled_from("abc"), steps, amounts), min_size=1, max_size=60)
+    ):
         stream.append((card, now + step, amount))
         if step > 0 and step < 3 * DAY_MS:
             now += step

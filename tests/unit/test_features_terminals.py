@@ -1,0 +1,141 @@
+"""Terminal history against an oracle over the set of labels, whatever the order they came in."""
+
+from collections import Counter
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.features.terminals import (
+    KEPT_MS,
+    LABEL_DELAY_MS,
+    RECENT_LABELS,
+    TERMINAL_FEATURES,
+    WINDOWS_MS,
+    TerminalHistory,
+)
+
+T0 = 1_699_999_200_000  # a whole hour
+HOUR_MS = 3_600_000
+DAY_MS = 86_400_000
+
+Label = tuple[str, int, bool]
+Query = tuple[str, int]
+
+
+def oracle(labels: list[Label], terminal: str, t: int, granularity_ms: int) -> list[float]:
+    """Features by the written rules, from all labels ever given."""
+    g = granularity_ms
+    cutoff = t // g * g - LABEL_DELAY_MS
+    newest = max((-(-time // g) * g for _, time, _ in labels), default=0)
+    forgotten = newest - (KEPT_MS + LABEL_DELAY_MS) // g * g - g  # labels up to here
+    known = [(time, fraud) for name, time, fraud in labels if name == terminal and forgotten < time <= cutoff]
+    row: list[float] = []
+    for window in WINDOWS_MS:
+        inside = [fraud for time, fraud in known if time > cutoff - window]
+        row += [len(inside), sum(inside) / len(inside) if inside else 0.0]
+    buckets: dict[int, Counter[bool]] = {}
+    for time, fraud in known:
+        if time > cutoff - WINDOWS_MS[-1]:
+            buckets.setdefault(-(-time // g) * g, Counter())[fraud] += 1
+    frauds = [end for end, counts in buckets.items() if counts[True]]
+    row.append((cutoff - max(frauds)) / HOUR_MS if frauds else WINDOWS_MS[-1] / HOUR_MS)
+    wanted, recent = RECENT_LABELS, 0.0
+    for end in sorted(buckets, reverse=True):
+        count = buckets[end].total()
+        used = min(wanted, count)
+        recent += used * buckets[end][True] / count
+        wanted -= used
+    row.append(recent)
+    return row
+
+
+def add(history: TerminalHistory, labels: list[Label]) -> None:
+    terminals, times, fraud = zip(*labels, strict=True) if labels else ((), (), ())
+    history.add(list(terminals), np.array(times, np.int64), np.array(fraud, np.bool_))
+
+
+def features(history: TerminalHistory, queries: list[Query]) -> np.ndarray:
+    return history.features([terminal for terminal, _ in queries], np.array([t for _, t in queries], np.int64))
+
+
+# Times on, just before and just after the edges of hours, windows, the delay and what is kept.
+edges = st.sampled_from([0, *WINDOWS_MS, LABEL_DELAY_MS, KEPT_MS, KEPT_MS + LABEL_DELAY_MS])
+times = st.one_of(
+    st.integers(T0 - 8 * HOUR_MS, T0),
+    st.integers(T0 - 70 * DAY_MS, T0 + 10 * DAY_MS),
+    st.builds(
+        lambda edge, hours, off: T0 - edge + hours * HOUR_MS + off, edges, st.integers(-2, 2), st.integers(-1, 1)
+    ),
+)
+terminals = st.sampled_from("xyz")
+labels_lists = st.lists(st.tuples(terminals, times, st.booleans()), max_size=60)
+query_lists = st.lists(
+    st.tuples(st.sampled_from("xyzw"), times.map(lambda t: t + LABEL_DELAY_MS)), min_size=1, max_size=20
+)
+granularities = st.sampled_from([1, 1000, HOUR_MS, DAY_MS])
+
+
+@settings(max_examples=300, deadline=None)
+@given(labels_lists, query_lists, granularities)
+def test_features_equal_those_of_an_oracle_over_all_labels(
+    labels: list[Label], queries: list[Query], granularity_ms: int
+) -> None:
+    """Windows end at the cutoff, to the millisecond, and shares count every label once."""
+    history = TerminalHistory(granularity_ms=granularity_ms)
+    add(history, labels)
+    expected = np.array([oracle(labels, terminal, t, granularity_ms) for terminal, t in queries])
+    np.testing.assert_allclose(features(history, queries), expected, rtol=1e-12, atol=1e-12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(labels_lists, query_lists, granularities, st.data())
+def test_state_is_a_function_of_the_set_of_labels(
+    labels: list[Label], queries: list[Query], granularity_ms: int, data: st.DataObject
+) -> None:
+    """Any order, any batches, and recoveries and evictions in between give bit-equal features and the same digest."""
+    straight = TerminalHistory(granularity_ms=granularity_ms)
+    add(straight, labels)
+    shuffled = data.draw(st.permutations(labels))
+    history, topic = TerminalHistory(granularity_ms=granularity_ms), dict[bytes, bytes]()
+    while shuffled:
+        size = data.draw(st.integers(1, len(shuffled)))
+        add(history, shuffled[:size])
+        shuffled = shuffled[size:]
+        if data.draw(st.booleans()):
+            for key, payload in history.snapshot(dirty_only=True):
+                if payload is None:
+                    del topic[key]
+                else:
+                    topic[key] = payload
+            history = TerminalHistory(granularity_ms=granularity_ms)
+            history.load_many(topic.items())
+    assert np.array_equal(features(history, queries), features(straight, queries))
+    assert history.digest() == straight.digest()
+
+
+def test_a_terminal_never_seen_has_no_history_and_takes_no_memory() -> None:
+    """Asking about a terminal does not make it known."""
+    history = TerminalHistory()
+    assert features(history, [("x", T0)]).tolist() == [[0, 0, 0, 0, 0, 0, 720, 0]]
+    assert len(history) == 0
+
+
+def test_labels_are_unknown_until_the_delay_has_passed() -> None:
+    """A fraud counts for payments from the hour after its label's delay on, not before."""
+    history = TerminalHistory()
+    add(history, [("x", T0 + 1, True)])
+    count = TERMINAL_FEATURES.index("terminal_labelled_1d")
+    ready = T0 + LABEL_DELAY_MS + HOUR_MS
+    assert features(history, [("x", ready - 1), ("x", ready)])[:, count].tolist() == [0, 1]
+
+
+def test_a_busy_terminal_costs_an_entry_an_hour() -> None:
+    """A million labels in a month take the room of 721."""
+    history = TerminalHistory()
+    for day in range(30):
+        times = T0 + day * DAY_MS + np.arange(33_333) * 2500
+        history.add(["x"] * len(times), times, np.zeros(len(times), np.bool_))
+    (key, payload), = history.snapshot(dirty_only=False)  # fmt: skip
+    assert key == b"x" and payload is not None and len(payload) <= 721 * 8 + 24
+    assert features(history, [("x", T0 + 38 * DAY_MS)])[0, 4] > 900_000

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -151,10 +151,7 @@ def _run(embedded: EmbeddedKafka) -> NoReturn:
 def _bytes(folder: Path) -> int:
     """Return the disk space that a folder takes."""
     total = 0
-    for path, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(path, name)).st_blocks * 512
-            except FileNotFoundError:  # the broker deleted a segment in between
-                continue
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # the broker may delete a segment in between
+            total += path.lstat().st_blocks * 512
     return total

@@ -1,4 +1,4 @@
-"""A real Apache Kafka of one or three brokers on this machine's loopback, started and stopped like a file is opened and closed."""
+"""A real Apache Kafka of one or three brokers on this machine's loopback, for as long as somebody wants it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RECORD = "broker.json"
 # A broker with a warm disk is up in 2 s, three on two busy cores in 10 s.
 START_S_MAX = 60.0
 
-# What a worker gets too. The data is safe either way: a killed broker only reads its last segments again at the next start.
+# What a worker gets too. The data is safe either way: a killed broker reads its last segments again when it starts.
 STOP_S_MAX = 10.0
 
 POLL_S = 0.02
@@ -109,7 +109,7 @@ class EmbeddedKafka:
     Args:
         folder: where data, logs and the address are kept; data found there is served again.
         brokers: 1 or 3, each of them a controller too; None: as many as the folder holds, else 1.
-        port: the first broker's port, the others follow; None: the folder's last ports, if they are free, else free ones.
+        port: the first broker's port, the others follow; None: the folder's last ports, or free ones.
         detached: outlive this process.
         extra: server properties that win over the defaults, for listeners with TLS or SASL among others. The clients'
             listener is named CLIENT.
@@ -169,7 +169,7 @@ class EmbeddedKafka:
             old = read_cluster(self.folder)
             if old is not None and old.is_alive():
                 raise KafkaUnavailable(
-                    f"{self.folder}: embedded Kafka runs already, at {old.bootstrap_servers}; `streams kafka stop` ends it"
+                    f"{self.folder}: runs already, at {old.bootstrap_servers}; `streams kafka stop` ends it"
                 )
             jars = ensure_jars()
             cluster = self._with_ports(old)
@@ -252,7 +252,7 @@ class EmbeddedKafka:
             )
 
     def wait_for_stop(self) -> bool:
-        """Return when all brokers that this process started have ended: True if by `stop` elsewhere, False if on their own."""
+        """Return when all brokers that this process started have ended: True if `stop` elsewhere ended them."""
         while any(process.poll() is None for process in self._supervisors.values()):
             time.sleep(0.2)
         with self._locked():  # the other process may be about to write down that it stopped them
@@ -262,7 +262,7 @@ class EmbeddedKafka:
     def _locked(self) -> Iterator[None]:
         """Keep other processes from starting or stopping in this folder at the same time."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "lock", "w") as lock:
+        with (self.folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -288,7 +288,8 @@ class EmbeddedKafka:
         count = self._brokers or (len(old.brokers) if old else 1)
         if old is not None and len(old.brokers) != count:
             raise SettingsError(
-                f"brokers={count}: {self.folder} holds data of {len(old.brokers)}; ask for {len(old.brokers)}, or `streams kafka reset`"
+                f"brokers={count}: {self.folder} holds data of {len(old.brokers)}; "
+                f"ask for {len(old.brokers)}, or `streams kafka reset`"
             )
         wanted: list[int] = []
         if self._port is not None:
@@ -296,7 +297,8 @@ class EmbeddedKafka:
             for port in wanted:
                 if not port_is_free(port):
                     raise SettingsError(
-                        f"port {port}: expected a free one, got one held by {port_holder(port)}; choose another, or end that process"
+                        f"port {port}: expected a free one, got one held by {port_holder(port)}; "
+                        "choose another, or end that process"
                     )
         elif old is not None:
             wanted = [broker.port for broker in old.brokers]
@@ -348,7 +350,7 @@ class EmbeddedKafka:
         command = [sys.executable, "-I", "-S", str(supervisor.__file__), owner, str(STOP_S_MAX)]
         command += _java_command(jars, "-Xms256m", heap, "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true")
         command += ["kafka.Kafka", properties.SERVER_PROPERTIES]
-        with open(folder / "console.log", "wb") as console:
+        with (folder / "console.log").open("wb") as console:
             process = subprocess.Popen(
                 command,
                 cwd=folder,
@@ -370,7 +372,7 @@ class EmbeddedKafka:
             raise KafkaUnavailable(f"{folder}: expected the broker to start, got: {_last_words(folder)}")
 
     def _registered(self, cluster: Cluster, only: int | None = None) -> int:
-        """Return how many brokers the metadata names, as broker `only` or any of them tells it; 0 while none answers."""
+        """Return how many brokers the metadata names, as broker `only` or any of them tells; 0 while none answers."""
         from confluent_kafka import KafkaException
         from confluent_kafka.admin import AdminClient
 
@@ -447,7 +449,6 @@ def _java_command(jars: Path, *options: str) -> list[str]:
         "-Djava.io.tmpdir=tmp",
         "-XX:-UsePerfData",
         "--enable-native-access=ALL-UNNAMED",
-        "--sun-misc-unsafe-memory-access=allow",
         "-cp",
         f"{jars}/*",
     ]

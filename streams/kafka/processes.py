@@ -6,6 +6,7 @@ import os
 import random
 import shlex
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
@@ -50,10 +51,8 @@ class ProcessId:
     def signal(self, number: int) -> None:
         """Send a signal to this very process, or to none."""
         if self.is_alive():
-            try:
+            with suppress(ProcessLookupError):  # it may end in between, which is no less than the signal asks for
                 os.kill(self.pid, number)
-            except ProcessLookupError:
-                pass  # it ended in between, which is no less than the signal asks for
 
 
 def port_is_free(port: int) -> bool:

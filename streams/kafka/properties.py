@@ -38,7 +38,7 @@ def server_properties(
         "listeners": f"CLIENT://127.0.0.1:{ports[node - 1]},CONTROLLER://127.0.0.1:{controller_ports[node - 1]}",
         "advertised.listeners": f"CLIENT://127.0.0.1:{ports[node - 1]}",
         "log.dirs": DATA_FOLDER,
-        # A laptop's cores, shared with the workers. The broker's defaults (3 and 8 threads) are for a machine of its own.
+        # A laptop's cores, shared with the workers; the defaults (3 and 8) are for a machine of the broker's own.
         "num.network.threads": "2",
         "num.io.threads": "2",
         "background.threads": "2",
@@ -46,7 +46,7 @@ def server_properties(
         "compression.type": "producer",
         "default.replication.factor": str(replicas),
         "min.insync.replicas": str(min(2, replicas)),
-        # Each partition of an internal topic is a folder, files and, with three brokers, a fetch position: 50 are for thousands of groups.
+        # Each partition of an internal topic costs files and time at every start; 50 are for thousands of groups.
         "offsets.topic.num.partitions": "4",
         "offsets.topic.replication.factor": str(replicas),
         "transaction.state.log.num.partitions": "4",
@@ -75,8 +75,8 @@ def properties_text(properties: Mapping[str, str]) -> str:
     return "".join(f"{key}={value.translate(_ESCAPES)}\n" for key, value in properties.items())
 
 
-# A killed broker may register again only when its last session is over, 9 s by default. That long a silence keeps the leaders
-# of a cluster from moving; alone, there is nobody to move to, and it would only be time to wait after a crash.
+# A killed broker may register again only when its last session is over, 9 s by default. That much patience keeps
+# leaders from moving without need; alone, there is nobody to move to, and it would only be time to wait after a crash.
 _ALONE = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
 
 _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n"})

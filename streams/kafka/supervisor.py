@@ -22,7 +22,7 @@ import sys
 import time
 from types import FrameType
 
-# The pipe tells of the owner's end at once, unless a forked child of the owner still holds it; the parent's pid tells always.
+# The pipe tells of the owner's end at once, unless a forked child of the owner still holds it; the parent's pid does.
 OWNER_CHECK_S = 1.0
 
 PR_SET_PDEATHSIG = 1
@@ -73,7 +73,7 @@ def supervise(owner: int, grace_s: float, command: list[str]) -> int:
         command,
         stdin=subprocess.DEVNULL,
         stdout=2,
-        preexec_fn=_die_with_supervisor,  # noqa: PLW1509 - one thread here, so code between fork and exec is safe
+        preexec_fn=_die_with_supervisor,  # safe with the one thread that runs here
     )
     os.write(1, b"%d\n" % child.pid)
     os.dup2(2, 1)

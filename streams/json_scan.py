@@ -7,7 +7,7 @@ import json
 from typing import Any, Final
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 from numpy.typing import NDArray
 
 CLEAN: Final = 0
@@ -23,7 +23,8 @@ _TWO = np.uint64(2)
 _KEYS_MAX = 128  # open keys of a record; beyond it the exact check is linear where this one is quadratic
 
 
-@njit(cache=True, nogil=True)
+# Compiled, or read from numba's cache, on import: never while a first record waits. `np.frombuffer` gives read-only text.
+@njit(types.uint8[::1](types.Array(types.uint8, 1, "C", readonly=True), types.int64[::1]), cache=True, nogil=True)
 def scan_keys(text: NDArray[np.uint8], ends: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Return for each record whether its keys can repeat.
 

@@ -13,13 +13,17 @@ from hypothesis import given, settings
 from jsonschema import Draft202012Validator, ValidationError
 
 from streams.codecs import REJECTION_CODES, Limits, decode_clicks, decode_labels, decode_transactions
-from streams.events import AMOUNT_MAX, EVENT_TIME_MS_MAX, EVENT_TIME_MS_MIN
+from streams.events import AMOUNT_MAX, EVENT_TIME_MS_MAX, EVENT_TIME_MS_MIN, Decision, Recommendation
+from streams.publishing import ModelName, Reasons, Timing, encode_decisions, encode_recommendations
 from streams.schemas import EXAMPLES, asyncapi, json_schema, write_schemas
-from streams.topics import CLICKSTREAM, INPUTS, LABELS, OUTPUTS, TRANSACTIONS, Topic
+from streams.settings import Settings
+from streams.topics import CLICKSTREAM, DECISIONS, INPUTS, LABELS, OUTPUTS, RECOMMENDATIONS, TRANSACTIONS, Topic
 
 CONFIG = Path(__file__).parents[2] / "config"
 PUBLIC = INPUTS + OUTPUTS
 NOW_MS = 1_712_345_678_901
+MODEL = ModelName("fraud", "0f" * 32)
+TIMING = Timing(decided_at=NOW_MS, queue_ms=1.25, inference_ms=2.5)
 DECODERS: dict[str, Callable[..., Any]] = {
     TRANSACTIONS.name: decode_transactions,
     CLICKSTREAM.name: decode_clicks,
@@ -154,3 +158,34 @@ def test_dead_letter_schema_lists_every_code_of_decoding() -> None:
     """A consumer of dead letters finds each code with its meaning."""
     description = json_schema(OUTPUTS[-1])["properties"]["code"]["description"]
     assert all(f"{code}: {meaning}" in description for code, meaning in REJECTION_CODES.items())
+
+
+def test_default_limits_are_the_settings_defaults() -> None:
+    """Whoever decodes without settings decodes as a worker with default settings."""
+    settings = Settings()
+    assert Limits() == Limits(settings.record_bytes_max, settings.event_time_ahead_s_max * 1000)
+
+
+def test_published_decision_obeys_its_schema() -> None:
+    """What the publisher encodes is what consumers are told."""
+    columns = decode_transactions([json.dumps(EXAMPLES["transactions"][0]).encode()], now_ms=NOW_MS, limits=Limits())
+    reasons: list[Reasons] = [[{"feature": "amount", "contribution": 0.4}]]
+    (value,) = encode_decisions(columns, [0.93], ["decline"], [0.93], reasons, MODEL, TIMING)
+    validator(DECISIONS).validate(json.loads(value))
+    decision = msgspec.json.decode(value, type=Decision, strict=True)
+    assert (decision.transaction_id, decision.decision, decision.model_version) == (
+        columns.transaction_ids[0],
+        "decline",
+        MODEL.version,
+    )
+    assert json.loads(value).keys() == json_schema(DECISIONS)["properties"].keys()
+
+
+def test_published_recommendation_obeys_its_schema() -> None:
+    """What the publisher encodes is what consumers are told."""
+    columns = decode_clicks([json.dumps(EXAMPLES["clickstream"][0]).encode()], now_ms=NOW_MS, limits=Limits())
+    (value,) = encode_recommendations(columns, [["a", "b"]], [[0.25, 0.125]], ["sequence"], MODEL, TIMING)
+    validator(RECOMMENDATIONS).validate(json.loads(value))
+    recommendation = msgspec.json.decode(value, type=Recommendation, strict=True)
+    assert [item.item_id for item in recommendation.items] == ["a", "b"]
+    assert json.loads(value).keys() == json_schema(RECOMMENDATIONS)["properties"].keys()

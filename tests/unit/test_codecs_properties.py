@@ -160,6 +160,20 @@ def test_repeat_is_found_however_many_keys_an_object_has(keys: int) -> None:
     assert scan([unique_text, repeated_text, unique_text]) == [False, True, False]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"a":1,"b":{"a":1,"b":2},"c":[{"a":1},{"a":2}]}',
+        b'{"a":{"b":{},"a":1}}',
+        b'{"a":{"b":1},"c":{"b":1},"b":2}',
+        b'{"a":["a","a","a",["b","b","b"]],"b":"a"}',
+    ],
+)
+def test_keys_of_other_objects_and_texts_raise_no_suspicion(text: bytes) -> None:
+    """Equal keys of different objects, and equal texts, never cost the exact check."""
+    assert scan_keys(np.frombuffer(text, np.uint8), np.array([len(text)])).tolist() == [CLEAN]
+
+
 def test_equal_hashes_of_different_keys_are_no_repeat() -> None:
     """A suspicion of the scan is checked: keys whose digests collide pass, and a real repeat of one does not."""
     # The digest is a polynomial in 257 modulo 2**64, and (257 - 1)**8 is 2**64: these differ by (x - 1)**8.

@@ -20,14 +20,14 @@ INTERRUPTED = 130  # 128 + SIGINT, what a shell expects of a program ended by Ct
 # name: (module, what it does). The command is the attribute of the same name, "-" written as "_".
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("streams.commands.demo", "Watch decisions and recommendations flow: Kafka, workers, traffic, one view."),
-    "produce": ("streams.commands.produce", "Produce simulated events, or those of a parquet, CSV or NDJSON file."),
+    "produce": ("streams.commands.produce", "Produce events, simulated or those of a parquet, CSV or NDJSON file."),
     "watch": ("streams.commands.watch", "Print decisions, recommendations or dead letters as they come."),
     "topics": ("streams.commands.topics", "List, create and describe the topics; write their schemas."),
     "dead-letters": ("streams.commands.dead_letters", "List rejected records and put them back on their topic."),
     "kafka": ("streams.commands.kafka", "Run an Apache Kafka of your own on this machine."),
-    "train": ("streams.commands.train", "Train the fraud model or the recommender."),
+    "train": ("streams.commands.train", "Train the fraud model or the recommender, on simulated events or on a file of your own."),
     "bench": ("streams.commands.bench", "Measure throughput and latency, Kafka in to Kafka out."),
-    "settings": ("streams.commands.settings", "Print every setting: value, source, meaning."),
+    "settings": ("streams.commands.settings", "Print every setting: name, value in use, meaning."),
     "version": ("streams.commands.version", "Print the versions of streams and of what it stands on."),
 }
 

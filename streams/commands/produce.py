@@ -103,7 +103,9 @@ def produce(
     order: str,
     seed: int,
 ) -> None:
-    """Produce simulated events, or those of a parquet, CSV or NDJSON file, and count what the broker confirms.
+    """Produce events, simulated or those of a parquet, CSV or NDJSON file.
+
+    The end tells how many the broker confirmed.
 
     FILE needs a column for each required field of the topic (`streams topics describe transactions`). Columns called as
     the fields are found; others are named with --columns FIELD=COLUMN. Any other column stays behind. Types are

@@ -15,8 +15,9 @@ from streams.settings import Settings, load_settings
 @click.option("--changed", is_flag=True, help="Only those that differ from their default.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; secrets are masked.")
 def settings(changed: bool, as_json: bool) -> None:
-    """Print every setting: name, value in use, meaning. A `*` marks what differs from the default.
+    """Print every setting: name, value in use, meaning.
 
+    A `*` marks what differs from the default.
     A setting is set by a TOML file (KEY = value; named by STREAMS_CONFIG or --config), or by the variable STREAMS_KEY.
 
     \b

@@ -27,7 +27,7 @@ READY_POLL_S: Final = 0.2
 # A worker drains within the time that Settings.drain_s_max allows by default, then it is killed.
 STOP_S_MAX: Final = 10.0
 LOG_LINES_SHOWN: Final = 15
-OWN_ERROR: Final = re.compile(r"(?<=\berrors\.)\w+: .+")
+OWN_ERROR: Final = re.compile(r"(?:(?<=^streams: )|(?<=\berrors\.))\w.+")
 ANY_ERROR: Final = re.compile(r"\b\w+(Error|Exception|Unavailable): .+")
 
 

@@ -1,0 +1,146 @@
+"""The demo's counts, its page, and its workers' end."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import orjson
+import pytest
+from confluent_kafka import Message
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from streams.commands.demo_tally import Latencies, Tally
+from streams.commands.demo_view import DemoView
+from streams.commands.event_files import Slice
+from streams.commands.worker_pool import WorkerEnded, WorkerPool
+
+
+class Record:
+    """What a consumer hands out, as far as the tally looks at it."""
+
+    def __init__(self, topic: str, fields: dict[str, Any]) -> None:
+        self._topic, self._value = topic, orjson.dumps(fields)
+
+    def topic(self) -> str:
+        return self._topic
+
+    def value(self) -> bytes:
+        return self._value
+
+
+def _decision(name: str, decision: str = "approve") -> Message:
+    reasons = [{"feature": "baseline", "contribution": -5.0}, {"feature": "night", "contribution": 2.0}]
+    fields = {
+        "transaction_id": name,
+        "decision": decision,
+        "score": 0.5,
+        "card_id": "c",
+        "amount": 3.0,
+        "reasons": reasons,
+    }
+    return cast(Message, Record("fraud-decisions", fields))
+
+
+def _payments(*names: str) -> Slice:
+    return Slice({"transaction_id": list(names)}, np.zeros(len(names), np.int64))
+
+
+@given(st.lists(st.floats(0.0, 1_000.0), min_size=1, max_size=200), st.floats(0.01, 1.0))
+def test_percentiles_are_within_a_bin(values: list[float], share: float) -> None:
+    """A percentile is at most a tenth of a millisecond above the exact one."""
+    latencies = Latencies()
+    for value in values:
+        latencies.add(value)
+    (found,) = latencies.percentiles(share)
+    exact = float(np.quantile(values, share, method="inverted_cdf"))
+    assert found is not None
+    assert exact - 1e-6 <= found <= exact + 0.1 + 1e-6
+
+
+def test_percentiles_keep_the_order_of_the_question() -> None:
+    """Shares may be asked for in any order; without values there is no percentile."""
+    latencies = Latencies()
+    assert latencies.percentiles(0.99, 0.5) == [None, None]
+    for value in range(100):
+        latencies.add(float(value))
+    assert latencies.percentiles(0.99, 0.5) == [98.1, 49.1]
+
+
+def test_answers_are_matched_by_id() -> None:
+    """Each event needs one answer: none is lost, a second is a repeat, and others' events do not count."""
+    now = [10.0]
+    tally = Tally(("tx-1-", "ev-1-"), clock=lambda: now[0])
+    tally.start_timing()
+    tally.sending("transactions", _payments("tx-1-a", "tx-1-b", "tx-1-c"))
+    now[0] = 10.020
+    tally.receive([_decision("tx-1-a"), _decision("tx-1-b", "decline"), _decision("tx-1-a"), _decision("tx-2-a")])
+    assert (tally.pending, tally.repeated) == (1, 1)
+    assert dict(tally.decisions) == {"approve": 1, "decline": 1}
+    (p50,) = tally.recent_percentiles(0.5)
+    assert p50 == pytest.approx(20.0, abs=0.11)
+
+
+def test_history_has_no_latency() -> None:
+    """What was sent before timing began counts as answered, not as late."""
+    tally = Tally(("tx-", "ev-"))
+    tally.sending("transactions", _payments("tx-a"))
+    tally.start_timing()
+    tally.receive([_decision("tx-a")])
+    assert tally.pending == 0
+    assert tally.latencies.percentiles(0.5) == [None]
+
+
+def _view(console: Console, duration_s: float = 60.0) -> DemoView:
+    tally = Tally(("tx-", "ev-"))
+    tally.sending("transactions", _payments("tx-a", "tx-b"))
+    tally.receive([_decision("tx-a", "decline")])
+    slate = {
+        "event_id": "ev-a",
+        "session_id": "s-1",
+        "strategy": "sequence",
+        "items": [{"item_id": "item-5", "score": 1.0}],
+    }
+    tally.sending("clickstream", Slice({"event_id": ["ev-a"]}, np.zeros(1, np.int64)))
+    tally.receive([cast(Message, Record("recommendations", slate))])
+    letter = {"topic": "transactions", "partition": 2, "offset": 7, "code": "not-json", "message": "expected JSON"}
+    tally.receive([cast(Message, Record("dead-letters", letter))])
+    return DemoView(tally, "embedded Kafka", duration_s, console)
+
+
+def test_page_shows_decisions_slates_and_dead_letters() -> None:
+    """On a terminal, one page tells what happens."""
+    out = io.StringIO()
+    with _view(Console(file=out, force_terminal=True, width=140, height=40)) as view:
+        view.tick(phase="live")
+    page = out.getvalue()
+    for text in ("decline", "night +2.0", "item-5", "transactions[2]@7", "not-json", "1:00"):
+        assert text in page, text
+    assert "baseline" not in page
+
+
+def test_lines_where_there_is_no_terminal() -> None:
+    """In a pipe or a CI log, a line now and then instead of a page, without control characters."""
+    out = io.StringIO()
+    with _view(Console(file=out, width=80)) as view:
+        view.tick(phase="live")
+        view.tick(phase="live")
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 3
+    assert "waiting 1 " in lines[0] and "1 decline" in lines[0] and "1 dead letters" in lines[0]
+    assert "\x1b" not in out.getvalue()
+
+
+def test_worker_that_ends_early_is_reported_with_its_cause(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A worker that cannot start ends the command with the worker's own sentence, and its log's last lines."""
+    environment = {"STREAMS_TOP_K": "0", "STREAMS_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
+    with (
+        pytest.raises(WorkerEnded, match=r"worker 3 ended with exit code 1: .*top_k=0"),
+        WorkerPool(1, tmp_path, environment, first_slot=3) as pool,
+    ):
+        pool.wait_until_ready()
+    assert "worker 3:" in capsys.readouterr().err

@@ -1,0 +1,65 @@
+"""Scores by class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from streams.commands.column_files import SourceError
+from streams.commands.score_summary import ScoreSummary, area_under_roc, read_labels
+
+
+def _decision(name: str, score: float, decision: str = "approve") -> bytes:
+    fields = {"decision_id": f"d-{name}", "transaction_id": name, "score": score, "decision": decision, "more": [1]}
+    return orjson.dumps(fields)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=60))
+def test_area_under_roc_equals_the_reference(rows: list[tuple[int, bool]]) -> None:
+    """Ties count half, as scikit-learn has it; one class alone has no area."""
+    scores, positive = np.array([s / 5 for s, _ in rows]), np.array([p for _, p in rows])
+    if positive.all() or not positive.any():
+        assert area_under_roc(scores, positive) is None
+    else:
+        assert area_under_roc(scores, positive) == pytest.approx(roc_auc_score(positive, scores))
+
+
+def test_classes_are_told_apart_by_the_labels() -> None:
+    """Each decision is in one class; a repeat counts once and is reported; labels may come in any order."""
+    summary = ScoreSummary()
+    summary.add_label_records(
+        [b'{"transaction_id":"a","is_fraud":true}', b"not json", b'{"transaction_id":7,"is_fraud":false}']
+    )
+    summary.add_decisions([_decision("a", 0.9, "decline"), _decision("7", 0.1), _decision("a", 0.9, "decline")])
+    summary.add_decisions([_decision("x", 0.5, "review")])
+    report = summary.report()
+    assert (report["decisions"], report["repeated"], report["labels"], report["auc"]) == (3, 1, 2, 1.0)
+    classes = report["classes"]
+    assert {name: row["decisions"] for name, row in classes.items()} == {"genuine": 1, "fraud": 1, "unlabelled": 1}
+    assert classes["fraud"]["mean"] == 0.9
+    assert classes["fraud"]["by_decision"] == {"decline": 1}
+    assert classes["genuine"]["quantiles"]["0.5"] == pytest.approx(0.1)
+    table = summary.table(report)
+    assert "3 decisions, 1 repeated, 2 labels, AUC 1.0000" in table
+    assert len(table.splitlines()) == 6
+
+
+def test_nothing_to_summarise_is_said() -> None:
+    """An empty topic gives zeros, not an error."""
+    summary = ScoreSummary()
+    assert "0 decisions, 0 repeated, 0 labels, no AUC" in summary.table(summary.report())
+
+
+def test_labels_of_a_file(tmp_path: Path) -> None:
+    """Rows without a label are left out; a column that is not there is named."""
+    path = tmp_path / "labels.csv"
+    path.write_text("tx_id,fraud\n001,1\n2,0\n3,\n")
+    assert read_labels(path, "tx_id", "fraud") == (["001", "2"], [True, False])
+    with pytest.raises(SourceError, match="no column 'is_fraud'"):
+        read_labels(path, "tx_id", "is_fraud")

@@ -1,0 +1,95 @@
+"""Mistakes on the command line that need no broker to be seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from streams.commands import main
+from streams.commands.produce import Duration, Pairs
+from streams.commands.watch import dead_letter_line, decision_line, recommendation_line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["produce", "missing.parquet"], "does not exist"),
+        (["produce", "simulate", "--rate", "5", "--speedup", "2"], "exclude each other"),
+        (["produce", "simulate", "--columns", "event_time=ts"], "--columns: only for a FILE"),
+        (["produce", "simulate", "--rate", "0"], "--rate"),
+        (["produce", __file__, "--topic", "clickstream", "--labels", "x"], "clicks have no labels"),
+        (["produce", __file__, "--labels", "x", "--order", "file"], "needs --order time"),
+        (["produce", __file__, "--speedup", "2", "--order", "file"], "needs --order time"),
+        (["produce", "simulate", "--label-delay", "soon"], "expected a duration"),
+        (["watch", "decisions", "--labels", "x.csv"], "only with --summary"),
+        (["watch", "decisions", "--decision", "maybe"], "maybe"),
+        (["topics", "describe", "nothing"], "nothing"),
+        (["train", "fraud", "--labels", "fraud"], "only with --file"),
+        (["train", "fraud", "--file", "x.csv"], "needs --labels"),
+        (["demo", "--workers", "0"], "--workers"),
+    ],
+)
+def test_wrong_usage_is_told_and_exit_code_2(arguments: list[str], sentence: str) -> None:
+    """A call that cannot work is refused before anything is connected."""
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert sentence in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_bad_file_is_exit_code_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is there but does not fit is named in one line."""
+    monkeypatch.setenv("STREAMS_BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    path = tmp_path / "p.csv"
+    path.write_text("a,b\n1,2\n")
+    result = CliRunner().invoke(main, ["produce", str(path)])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("streams: SourceError:") and result.stderr.count("\n") == 1
+    assert "the file has a, b" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "duration_ms"),
+    [("7d", 604_800_000), ("1.5h", 5_400_000), ("90s", 90_000), ("250ms", 250), ("3", 3_000), ("0", 0)],
+)
+def test_durations(text: str, duration_ms: int) -> None:
+    """A duration has a unit; a bare number is seconds."""
+    assert Duration().convert(text, None, None) == duration_ms
+
+
+def test_pairs_are_split_at_the_first_equals_sign() -> None:
+    """A column's name may hold an equals sign, and blanks around do not matter."""
+    assert Pairs().convert("a=b, c = d=e", None, None) == {"a": "b", "c": "d=e"}
+
+
+def test_lines_of_watch() -> None:
+    """Each kind of output has one line for people."""
+    timings = {"queue_ms": 1.0, "inference_ms": 1.0}
+    decision = {
+        "transaction_id": "tx-1", "card_id": "card-1", "terminal_id": "t-1", "amount": 12.5,
+        "event_time": 1_522_540_831_000,
+        "score": 0.91, "decision": "decline", "timings": timings,
+        "reasons": [{"feature": "baseline", "contribution": -4.0}, {"feature": "night", "contribution": 2.5}],
+    }  # fmt: skip
+    line = decision_line(decision)
+    for text in ("2018-04-01 00:00:31", "decline", "0.9100", "card-1", "t-1", "12.50", "tx-1", "night +2.5"):
+        assert text in line
+    assert "baseline" not in line
+    slate = {
+        "event_time": 0,
+        "session_id": "s",
+        "strategy": "popular",
+        "items": [{"item_id": f"i{k}", "score": 1.0} for k in range(9)],
+    }
+    line = recommendation_line(slate)
+    assert "i0 1.00" in line and "i4" in line and "i5" not in line
+    letter = {
+        "topic": "transactions",
+        "partition": 1,
+        "offset": 5,
+        "stage": "decode",
+        "code": "not-json",
+        "message": "no JSON",
+    }
+    assert "transactions[1]@5" in dead_letter_line(letter)

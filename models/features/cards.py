@@ -99,9 +99,9 @@ class CardHistory(KeyedHistory):
     ) -> None:
         """Do `update`, writing to the columns of `out`, float32 or float64, from `first_column` on."""
         assert len(cards) == len(event_time) == len(amount) == len(out)
-        log = self._log
-        rows, event_time, amount = self._rows(cards), column(event_time, np.int64), column(amount, np.float64)
+        event_time, amount = column(event_time, np.int64), column(amount, np.float64)
         assert ((amount >= 0) & (amount < np.inf)).all()
+        log, rows = self._log, self._rows(cards)
 
         def step(begin: int) -> int:
             done, self._watermark = kernels.update_cards(

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from models.errors import TrainingDataError
 from models.features import kernels
 from models.features.cards import CARD_FEATURES, CardHistory
+from models.features.history import column
 from models.features.terminals import TERMINAL_FEATURES, TerminalHistory
 
 PAYMENT_FEATURES: tuple[str, ...] = (
@@ -60,11 +61,23 @@ class PaymentFeatures:
         """
         if out is None:
             out = np.empty((len(cards), len(FRAUD_FEATURES)), np.float32)
+        event_time, amount = column(event_time, np.int64), column(amount, np.float64)
+        assert len(cards) == len(terminals) == len(event_time) == len(amount) == len(out) and out.flags.c_contiguous
         kernels.payment_columns(event_time, amount, self._sine, self._cosine, out, 0)
-        column = len(PAYMENT_FEATURES)
-        self.cards.update_into(cards, event_time, amount, out, column)
-        self.terminals.features_into(terminals, event_time, out, column + len(CARD_FEATURES))
+        first = len(PAYMENT_FEATURES)
+        self.cards.update_into(cards, event_time, amount, out, first)
+        self.terminals.features_into(terminals, event_time, out, first + len(CARD_FEATURES))
         return out
+
+
+def warm_up() -> None:
+    """Compile, or read from the cache, all kernels that payments and labels need, so that no record waits for them."""
+    features, moment, amount = PaymentFeatures(CardHistory(), TerminalHistory()), np.ones(1, np.int64), np.ones(1)
+    features.build(["card"], ["terminal"], moment, amount)
+    features.terminals.add(["terminal"], moment, np.ones(1, np.bool_))
+    for history in (features.cards, features.terminals):
+        history.load_many(history.snapshot(dirty_only=True))
+        history.evict()
 
 
 def replay(features: PaymentFeatures, columns: dict[str, Any], batch_records: int = 2048) -> npt.NDArray[np.float32]:

@@ -21,6 +21,14 @@ IDLE_MS = 86_400_000
 PAYLOAD_KIND = 3
 
 
+def warm_up() -> None:
+    """Compile, or read from the cache, all kernels that clicks need, so that no record waits for them."""
+    history = SessionHistory()
+    history.update(["session"], np.zeros(1, np.int32), np.ones(1, np.int64))
+    history.load_many(history.snapshot(dirty_only=True))
+    history.evict()
+
+
 class SessionHistory(KeyedHistory):
     """Latest items of every session.
 

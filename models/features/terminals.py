@@ -4,8 +4,8 @@ Rules, all in event time of the labelled payments:
 
 - A payment at t sees labels up to cutoff(t) = floor(t, granularity) - delay, in exact windows (cutoff - W, cutoff].
 - Labels are counted per terminal and bucket of one granularity, so that a busy terminal costs no more than a quiet one.
-- Labels more than KEPT_MS, delay and granularity behind the newest label of all are forgotten, whatever terminal they
-  belong to. A payment at most 30 days behind that newest label therefore sees all of its windows.
+- Labels more than `kept_ms`, delay and granularity behind the newest label of all are forgotten, whatever terminal they
+  belong to. A payment sees all of its windows unless it is more than `kept_ms` less 30 days behind that newest label.
 - So the features are a function of the *set* of labels: the order in which they come never matters.
 """
 
@@ -25,10 +25,11 @@ DAY_MS = 86_400_000
 LABEL_DELAY_MS = 7 * DAY_MS
 LABEL_GRANULARITY_MS = HOUR_MS
 WINDOWS_MS = (DAY_MS, 7 * DAY_MS, 30 * DAY_MS)
-# The longest window, and as much again for payments that come late or are replayed after their labels.
-KEPT_MS = 2 * WINDOWS_MS[-1]
+# A worker that starts over reads all labels before the first payment: kept this long, a year of payments can be
+# replayed and gives the features that it gave live. It costs 16 bytes for each hour and terminal with a label.
+KEPT_MS = 400 * DAY_MS
 RECENT_LABELS = 5
-BUCKETS_PER_TERMINAL_MAX = 1 << 16  # 1,609 an hour each are kept; only finer granularities come near
+BUCKETS_PER_TERMINAL_MAX = 1 << 16  # seven years of hours
 PAYLOAD_KIND = 2
 
 TERMINAL_FEATURES: tuple[str, ...] = (
@@ -49,16 +50,20 @@ class TerminalHistory(KeyedHistory):
     Args:
         delay_ms: how long labels take to be known; a whole number of granularities.
         granularity_ms: width of a bucket; divides a day. 1 gives the windows of the source to the millisecond.
+        kept_ms: how far labels may run ahead of payments, and the longest window; at least 30 days.
 
     Source:
         Le Borgne et al., Reproducible Machine Learning for Credit Card Fraud Detection (2022), chapter 3.
     """
 
-    def __init__(self, delay_ms: int = LABEL_DELAY_MS, granularity_ms: int = LABEL_GRANULARITY_MS) -> None:
+    def __init__(
+        self, delay_ms: int = LABEL_DELAY_MS, granularity_ms: int = LABEL_GRANULARITY_MS, kept_ms: int = KEPT_MS
+    ) -> None:
         assert granularity_ms > 0 and delay_ms % granularity_ms == 0 and DAY_MS % granularity_ms == 0
+        assert kept_ms >= WINDOWS_MS[-1]
         self.delay_ms = delay_ms
         self._granularity_ms = granularity_ms
-        kept = (KEPT_MS + delay_ms) // granularity_ms + 1
+        kept = (kept_ms + delay_ms) // granularity_ms + 1
         super().__init__(EventLog(np.int64, BUCKETS_PER_TERMINAL_MAX), PAYLOAD_KIND, 1, kept, kept - 1)
         self._windows = np.array(WINDOWS_MS, np.int64) // granularity_ms
 

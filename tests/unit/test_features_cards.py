@@ -166,6 +166,14 @@ def test_a_payment_does_not_see_later_stamped_ones() -> None:
     assert got[:, CARD_FEATURES.index("card_sum_10min")].tolist() == [1.0, 3.0, 5.0, 15.0]
 
 
+def test_what_a_card_no_longer_keeps_is_seen_by_no_late_payment() -> None:
+    """More than KEPT_MS behind the card's newest, an event is gone by rule, whether or not memory holds it still."""
+    count = CARD_FEATURES.index("card_count_30d")
+    for age, seen in ((KEPT_MS, 1), (KEPT_MS - 1, 2)):
+        stream = [("a", T0, 1.0), ("a", T0 + age, 1.0), ("a", T0 + 20 * DAY_MS, 1.0)]
+        assert update(CardHistory(), stream)[2, count] == seen
+
+
 def test_idle_cards_are_evicted_and_told_once() -> None:
     """A card two horizons behind leaves memory; a snapshot tells its end if an earlier one told of it."""
     history = CardHistory()

@@ -40,3 +40,27 @@ def test_without_any_folder_to_write_to_kernels_still_work(tmp_path: Path) -> No
     nowhere = tmp_path / "nowhere"
     nowhere.write_text("a file where the home folder would be")
     run_from_copy(tmp_path, nowhere)
+
+
+def test_warm_up_leaves_nothing_to_compile() -> None:
+    """After it, neither a payment, a label, a click, a checkpoint nor a recovery compiles a kernel."""
+    code = """
+import numpy as np
+from numba.core import event
+from models.features import payments, sessions
+payments.warm_up(); sessions.warm_up()
+with event.install_recorder("numba:compile") as recorder:
+    made = payments.PaymentFeatures(payments.CardHistory(), payments.TerminalHistory())
+    times = np.arange(3) * 1000 + 1_700_000_000_000
+    made.build(["a", "b", "a"], ["x", "y", "x"], times, np.arange(3.0), out=np.empty((3, 30), np.float32))
+    made.terminals.add(["x", "y", "x"], times, np.array([True, False, True]))
+    clicks = sessions.SessionHistory(7)
+    clicks.update(["a", "b", "a"], np.arange(3, dtype=np.int32), times)
+    for history in (made.cards, made.terminals, clicks):
+        history.load_many(history.snapshot(dirty_only=False))
+        history.evict(), history.digest()
+print(len(recorder.buffer))
+"""
+    root = Path(models.__file__).parent.parent
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120)
+    assert result.stdout == "0\n", result.stderr

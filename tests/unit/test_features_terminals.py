@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.features.terminals import (
-    KEPT_MS,
     LABEL_DELAY_MS,
     RECENT_LABELS,
     TERMINAL_FEATURES,
@@ -18,6 +17,7 @@ from models.features.terminals import (
 T0 = 1_699_999_200_000  # a whole hour
 HOUR_MS = 3_600_000
 DAY_MS = 86_400_000
+KEPT_MS = 60 * DAY_MS  # in place of 400 days, so that forgetting happens within the times below
 
 Label = tuple[str, int, bool]
 Query = tuple[str, int]
@@ -82,7 +82,7 @@ def test_features_equal_those_of_an_oracle_over_all_labels(
     labels: list[Label], queries: list[Query], granularity_ms: int
 ) -> None:
     """Windows end at the cutoff, to the millisecond, and shares count every label once."""
-    history = TerminalHistory(granularity_ms=granularity_ms)
+    history = TerminalHistory(granularity_ms=granularity_ms, kept_ms=KEPT_MS)
     add(history, labels)
     expected = np.array([oracle(labels, terminal, t, granularity_ms) for terminal, t in queries])
     np.testing.assert_allclose(features(history, queries), expected, rtol=1e-12, atol=1e-12)
@@ -94,10 +94,10 @@ def test_state_is_a_function_of_the_set_of_labels(
     labels: list[Label], queries: list[Query], granularity_ms: int, data: st.DataObject
 ) -> None:
     """Any order, any batches, and recoveries and evictions in between give bit-equal features and the same digest."""
-    straight = TerminalHistory(granularity_ms=granularity_ms)
+    straight = TerminalHistory(granularity_ms=granularity_ms, kept_ms=KEPT_MS)
     add(straight, labels)
     shuffled = data.draw(st.permutations(labels))
-    history, topic = TerminalHistory(granularity_ms=granularity_ms), dict[bytes, bytes]()
+    history, topic = TerminalHistory(granularity_ms=granularity_ms, kept_ms=KEPT_MS), dict[bytes, bytes]()
     while shuffled:
         size = data.draw(st.integers(1, len(shuffled)))
         add(history, shuffled[:size])
@@ -108,7 +108,7 @@ def test_state_is_a_function_of_the_set_of_labels(
                     del topic[key]
                 else:
                     topic[key] = payload
-            history = TerminalHistory(granularity_ms=granularity_ms)
+            history = TerminalHistory(granularity_ms=granularity_ms, kept_ms=KEPT_MS)
             history.load_many(topic.items())
     assert np.array_equal(features(history, queries), features(straight, queries))
     assert history.digest() == straight.digest()
@@ -139,3 +139,13 @@ def test_a_busy_terminal_costs_an_entry_an_hour() -> None:
     (key, payload), = history.snapshot(dirty_only=False)  # fmt: skip
     assert key == b"x" and payload is not None and len(payload) <= 721 * 8 + 24
     assert features(history, [("x", T0 + 38 * DAY_MS)])[0, 4] > 900_000
+
+
+def test_labels_may_run_a_year_ahead_of_payments() -> None:
+    """A worker that starts over has read all labels before its first payment: it sees what it saw live."""
+    live, late = TerminalHistory(), TerminalHistory()
+    early = [("x", T0 + k * HOUR_MS, k % 3 == 0) for k in range(50)]
+    add(live, early)
+    add(late, [*early, *(("x", T0 + day * DAY_MS, True) for day in range(3, 365))])
+    moments = [("x", T0 + LABEL_DELAY_MS + k * HOUR_MS) for k in range(50)]
+    assert np.array_equal(features(live, moments), features(late, moments))

@@ -7,8 +7,9 @@ import json
 from typing import Any, Final
 
 import numpy as np
-from numba import njit, types
 from numpy.typing import NDArray
+
+from models.features.kernels import compiled
 
 CLEAN: Final = 0
 SUSPECT: Final = (
@@ -23,8 +24,7 @@ _TWO = np.uint64(2)
 _KEYS_MAX = 128  # open keys of a record; beyond it the exact check is linear where this one is quadratic
 
 
-# Compiled, or read from numba's cache, on import: never while a first record waits. `np.frombuffer` gives read-only text.
-@njit(types.uint8[::1](types.Array(types.uint8, 1, "C", readonly=True), types.int64[::1]), cache=True, nogil=True)
+@compiled
 def scan_keys(text: NDArray[np.uint8], ends: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Return for each record whether its keys can repeat.
 
@@ -96,6 +96,10 @@ def scan_keys(text: NDArray[np.uint8], ends: NDArray[np.int64]) -> NDArray[np.ui
         position = end
         flags[record] = flag
     return flags
+
+
+# Compiled, or read from numba's cache, on import: never while a first record waits.
+scan_keys(np.frombuffer(b"{}", np.uint8), np.array([2]))
 
 
 class _RepeatedKey(ValueError):

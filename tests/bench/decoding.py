@@ -1,6 +1,7 @@
 """Time of decoding per record: `python tests/bench/decoding.py [--bad 0.1]`.
 
-CPU time of the thread, so that neighbours on the machine count less. Batches as a worker sees them: 2,048 payments of 260 bytes, all good or with a share of bad ones of six kinds.
+Batches as a worker sees them: 2,048 payments of 260 bytes, all good or with a share of bad ones of six kinds. Times are
+CPU time of the thread, so that neighbours on the machine count less.
 """
 
 import argparse

@@ -1,0 +1,192 @@
+"""Real worker processes under test, and the records they read and write."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from streams.commands.topics import create_topics
+from streams.kafka.processes import free_ports
+from streams.settings import load_settings
+
+READY_S_MAX = 120.0
+
+
+def poll_until(condition: Callable[[], Any], seconds_max: float, what: str) -> Any:
+    """Return the first true value of `condition`."""
+    deadline = time.monotonic() + seconds_max
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"expected {what} within {seconds_max:.0f} s")
+
+
+@dataclass
+class WorkerProcess:
+    """One `faust -A streams worker`."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    def get(self, page: str) -> tuple[int, bytes]:
+        """Return status and body of a page; 0 where nothing answers."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{page}", timeout=5) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as exc:
+            return exc.code, exc.read()
+        except OSError:
+            return 0, b""
+
+    def wait_until_ready(self) -> WorkerProcess:
+        def ready() -> bool:
+            assert self.process.poll() is None, f"the worker ended:\n{self.log.read_text()[-3000:]}"
+            return self.get("/ready")[0] == 200
+
+        poll_until(ready, READY_S_MAX, "a ready worker")
+        return self
+
+    def kill(self) -> None:
+        """End it at once, as a power cut would."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self, seconds_max: float = 10.0) -> float:
+        """End it by SIGTERM; return how long that took."""
+        began = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(seconds_max)
+        assert code == 0, f"expected exit code 0, got {code}:\n{self.log.read_text()[-3000:]}"
+        return time.monotonic() - began
+
+
+class Bench:
+    """A cluster with fresh topics, an application id of its own, and the workers started on it."""
+
+    def __init__(self, servers: str, folder: Path, application_id: str, **settings: Any) -> None:
+        self.servers, self.folder, self.application_id = servers, folder, application_id
+        self.environment = {f"STREAMS_{key.upper()}": str(value) for key, value in settings.items()}
+        self.workers: list[WorkerProcess] = []
+
+    def create_topics(self) -> None:
+        settings = load_settings(env=self.environment, bootstrap_servers=self.servers, application_id=self.application_id)
+        create_topics(AdminClient({"bootstrap.servers": self.servers}), settings)
+
+    def start(self, slot: int, **settings: Any) -> WorkerProcess:
+        """Start a worker; it is killed with the test, however that ends."""
+        port = free_ports(1)[0]
+        log = self.folder / f"{self.application_id}-{slot}.log"
+        environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("STREAMS_")},
+            **self.environment,
+            **{f"STREAMS_{key.upper()}": str(value) for key, value in settings.items()},
+            "STREAMS_BOOTSTRAP_SERVERS": self.servers,
+            "STREAMS_APPLICATION_ID": self.application_id,
+            "STREAMS_WORKER_SLOT": str(slot),
+            "STREAMS_HTTP_PORT": str(port - slot),
+            "STREAMS_STATE_DIR": str(self.folder),
+        }
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "faust", "-A", "streams", "worker", "-l", "info"],
+                env=environment, stdout=output, stderr=output, cwd=self.folder,
+            )  # fmt: skip
+        worker = WorkerProcess(process, port, log)
+        self.workers.append(worker)
+        return worker
+
+    def close(self) -> None:
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                worker.kill()
+
+    def produce(self, topic: str, values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> None:
+        """Send records and wait until the broker holds all of them."""
+        producer = Producer(
+            {"bootstrap.servers": self.servers, "partitioner": "murmur2_random", "enable.idempotence": True, "linger.ms": 5}
+        )
+        failed: list[KafkaError] = []
+
+        def delivered(error: KafkaError | None, message: Any) -> None:
+            if error is not None:
+                failed.append(error)
+
+        for value, key in zip(values, keys, strict=True):
+            while True:
+                try:
+                    producer.produce(topic, value, key, on_delivery=delivered)
+                    break
+                except BufferError:
+                    producer.poll(0.05)
+        assert producer.flush(60) == 0 and not failed, failed
+
+    def produce_json(self, topic: str, key: str, records: Sequence[Mapping[str, Any]]) -> None:
+        """Send JSON records keyed by one of their fields."""
+        self.produce(topic, [orjson.dumps(r) for r in records], [str(r[key]).encode() for r in records])
+
+    def read(self, topic: str) -> list[Any]:
+        """Return all records of a topic as of now, a partition after the other."""
+        return list(read_topic(self.servers, topic))
+
+    def read_json(self, topic: str) -> list[dict[str, Any]]:
+        """Return all JSON values of a topic as of now."""
+        return [orjson.loads(message.value()) for message in self.read(topic)]
+
+    def wait_for(self, topic: str, count: int, seconds_max: float = 120.0) -> None:
+        """Return when a topic holds at least `count` records."""
+        def there() -> bool:
+            for worker in self.workers:
+                code = worker.process.poll()
+                assert code in (None, 0, -signal.SIGKILL), f"a worker ended with {code}:\n{worker.log.read_text()[-3000:]}"
+            return self.count(topic) >= count
+
+        poll_until(there, seconds_max, f"{count} records in {topic}")
+
+    def count(self, topic: str) -> int:
+        """Return the sum of a topic's end offsets."""
+        with contextlib.closing(Consumer({"bootstrap.servers": self.servers, "group.id": "count"})) as consumer:
+            numbers = consumer.list_topics(topic, 10).topics[topic].partitions
+            return sum(consumer.get_watermark_offsets(TopicPartition(topic, number), 10)[1] for number in numbers)
+
+
+def read_topic(servers: str, topic: str) -> Iterator[Any]:
+    """Yield the committed records of a topic as of now, a partition after the other."""
+    with contextlib.closing(
+        Consumer(
+            {
+                "bootstrap.servers": servers,
+                "group.id": "read",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "earliest",
+            }
+        )
+    ) as consumer:
+        for number in sorted(consumer.list_topics(topic, 10).topics[topic].partitions):
+            consumer.assign([TopicPartition(topic, number, 0)])
+            at_end = False
+            while not at_end:
+                for message in consumer.consume(5_000, 0.2):
+                    error = message.error()
+                    if error is None:
+                        yield message
+                    else:
+                        assert error.code() == KafkaError._PARTITION_EOF, error
+                        at_end = True

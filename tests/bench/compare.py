@@ -85,7 +85,8 @@ def main(
     with _cluster() as (settings, own_cluster):
         for number in range(runs):
             # Rotated, so that no system always follows the same neighbour or always has the coldest broker.
-            for name in systems[number % len(systems) :] + systems[: number % len(systems)]:
+            turn = number % max(len(systems), 1)
+            for name in systems[turn:] + systems[:turn]:
                 if name in failures:
                     continue
                 try:

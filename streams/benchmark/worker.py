@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from confluent_kafka.admin import NewTopic
 
 from streams.benchmark.cluster import LOG_APPEND_TIME, fresh_topics
 from streams.benchmark.engine import Launch, System, versions_of
-from streams.settings import Settings
+from streams.kafka import EmbeddedKafka
+from streams.settings import Settings, load_settings
 from streams.topics import ALL, DECISIONS, TRANSACTIONS
 
 PARTS = ("streams", "faust-streaming", "aiokafka", "confluent-kafka", "torch", "numpy", "numba", "orjson", "msgspec")
+
+
+@contextlib.contextmanager
+def cluster_of_run() -> Iterator[tuple[Settings, bool]]:
+    """Yield settings that name a cluster, and whether it exists for this run alone and ends with it."""
+    settings = load_settings()
+    if settings.bootstrap_servers:
+        yield settings, False
+        return
+    with tempfile.TemporaryDirectory(prefix="streams-bench-kafka-") as folder, EmbeddedKafka(Path(folder)) as broker:
+        yield load_settings(bootstrap_servers=broker.bootstrap_servers), True
 
 
 def prepare_worker(settings: Settings, *, replace: bool) -> None:

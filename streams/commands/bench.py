@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,10 +13,9 @@ import click
 from streams.benchmark import BenchmarkError, System, run_latency, run_throughput
 from streams.benchmark.engine import new_run
 from streams.benchmark.traffic import CARDS
-from streams.benchmark.worker import prepare_worker, worker_system
+from streams.benchmark.worker import cluster_of_run, prepare_worker, worker_system
 from streams.commands.cluster import QUIET, connect
-from streams.kafka import EmbeddedKafka
-from streams.settings import Settings, load_settings
+from streams.settings import Settings
 
 Row = dict[str, Any]
 
@@ -108,23 +106,12 @@ def latency(
 
 
 def _run(measure: Callable[[System, dict[str, Any], str], Row], workers: int, recreate_topics: bool) -> Row:
-    with _cluster() as (settings, own), tempfile.TemporaryDirectory(prefix="streams-bench-") as folder:
+    with cluster_of_run() as (settings, own), tempfile.TemporaryDirectory(prefix="streams-bench-") as folder:
         connect(settings)
         prepare_worker(settings, replace=own or recreate_topics)
         run = new_run()
         row = measure(worker_system(settings, Path(folder), run, workers), settings.librdkafka() | QUIET, run)
     return row | {"guarantee": settings.guarantee}
-
-
-@contextlib.contextmanager
-def _cluster() -> Iterator[tuple[Settings, bool]]:
-    """Yield settings that name a cluster, and whether it exists for this run alone."""
-    settings = load_settings()
-    if settings.bootstrap_servers:
-        yield settings, False
-        return
-    with tempfile.TemporaryDirectory(prefix="streams-bench-kafka-") as folder, EmbeddedKafka(Path(folder)) as broker:
-        yield load_settings(bootstrap_servers=broker.bootstrap_servers), True
 
 
 def _report(row: Row, measured: str, json_file: TextIO | None) -> None:

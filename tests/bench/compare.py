@@ -12,11 +12,10 @@ reported with its reason, and the exit code is 1.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,10 +29,9 @@ from rich.table import Table
 from streams.benchmark import BenchmarkError, Launch, System, run_latency, run_throughput
 from streams.benchmark.cluster import LOG_APPEND_TIME, fresh_topics, remove_topics
 from streams.benchmark.engine import new_run
-from streams.benchmark.worker import prepare_worker, worker_system
+from streams.benchmark.worker import cluster_of_run, prepare_worker, worker_system
 from streams.commands.cluster import QUIET
-from streams.kafka import EmbeddedKafka
-from streams.settings import Settings, load_settings
+from streams.settings import Settings
 
 SCRIPTS = Path(__file__).parent / "peers"
 OURS = "streams"
@@ -82,7 +80,7 @@ def main(
         except PeerUnavailable as exc:
             failures[name] = f"not installed: {exc}"
     systems = ([OURS] if ours else []) + list(environments)
-    with _cluster() as (settings, own_cluster):
+    with cluster_of_run() as (settings, own_cluster):
         for number in range(runs):
             # Rotated, so that no system always follows the same neighbour or always has the coldest broker.
             turn = number % max(len(systems), 1)
@@ -108,17 +106,6 @@ def main(
         click.echo(f"{name}: failed: {reason}", err=True)
     if failures:
         sys.exit(1)
-
-
-@contextlib.contextmanager
-def _cluster() -> Iterator[tuple[Settings, bool]]:
-    """Yield settings that name a cluster, and whether it exists for this comparison alone."""
-    settings = load_settings()
-    if settings.bootstrap_servers:
-        yield settings, False
-        return
-    with tempfile.TemporaryDirectory(prefix="streams-compare-") as folder, EmbeddedKafka(Path(folder)) as broker:
-        yield load_settings(bootstrap_servers=broker.bootstrap_servers), True
 
 
 def _measure(system: System, settings: Settings, run: str, mode: str, events: int, rate: float, seconds: float) -> Row:

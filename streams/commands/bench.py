@@ -15,7 +15,6 @@ from streams.benchmark.engine import new_run
 from streams.benchmark.traffic import CARDS
 from streams.benchmark.worker import cluster_of_run, prepare_worker, worker_system
 from streams.commands.cluster import QUIET, connect
-from streams.settings import Settings
 
 Row = dict[str, Any]
 

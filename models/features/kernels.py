@@ -351,28 +351,34 @@ def terminal_features(
                     else:
                         low = middle + 1
                 slot = low - 1
+        latest = slot
         total = np.int64(0)
-        since = windows[-1]
-        wanted = recent
-        last = 0.0
         at = column
         for w in range(windows.size):
             bound = max(end - windows[w], floor)
             while slot >= first and times[slot] > bound:
-                v = values[slot]
-                total += v
-                if v > mask and since == windows[-1]:
-                    since = end - times[slot]
-                if wanted > 0:
-                    count = v & mask
-                    used = min(wanted, count)
-                    last += used * ((v >> 32) / count)
-                    wanted -= used
+                total += values[slot]
                 slot -= 1
             labelled = total & mask
             out[k, at] = labelled
             out[k, at + 1] = (total >> 32) / labelled if labelled > 0 else 0.0
             at += 2
+        oldest = slot + 1
+        since = windows[-1]
+        if total > mask:
+            fraud = latest
+            while values[fraud] <= mask:
+                fraud -= 1
+            since = end - times[fraud]
+        wanted = recent
+        last = 0.0
+        slot = latest
+        while wanted > 0 and slot >= oldest:
+            count = values[slot] & mask
+            used = min(wanted, count)
+            last += used * ((values[slot] >> 32) / count)
+            wanted -= used
+            slot -= 1
         out[k, at] = since * hours_per_bucket
         out[k, at + 1] = last
     return guard
@@ -412,7 +418,7 @@ def update_sessions(begin, rows, items, event_time, meta, times, values, heap, d
                     slot -= 1
             dirty[row] = 1
             first = meta[row, START] + max(meta[row, LENGTH] - length, 0)
-            if item >= 0 and slot < first:
+            if slot < first:
                 end -= 1
                 out[k, end] = item
             while slot >= first:

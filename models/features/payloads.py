@@ -26,28 +26,20 @@ HEADER_BYTES = 16
 
 
 @compiled
-def narrow(value, scale):
-    """Return the u32 that stands for `value`, or -1 where it would not come back bit for bit."""
-    scaled = np.rint(value * scale)
-    if not 0 <= scaled < 4294967296.0 or scaled / scale != value:
-        return np.int64(-1)
-    if scaled == 0 and np.signbit(np.float64(value)):
-        return np.int64(-1)
-    return np.int64(scaled)
-
-
-@compiled
-def measure(first, count, newest, times, values, scale, wide, ends):
+def measure(first, count, newest, times, values, bits, scale, wide, ends):
     """Write the form of each payload to `wide` and its end, in words, to `ends`."""
     end = 0
     for k in range(first.size):
         form, n = 0, count[k]
         if n > 0 and newest[k] - times[first[k]] >= 4294967296:
             form |= 1
+        odd = 0
         for i in range(first[k], first[k] + n):
-            if narrow(values[i], scale) < 0:
-                form |= 2
-                break
+            scaled = np.rint(values[i] * scale)
+            # Without a branch, so that several values are looked at together. Negative zero has negative bits.
+            odd += (bits[i] < 0) | (not scaled < 4294967296.0) | (scaled / scale != values[i])
+        if odd > 0:
+            form |= 2
         half = (n + 1) // 2
         end += 2 + (n if form & 1 else half) + (n if form & 2 else half)
         wide[k] = form
@@ -58,23 +50,25 @@ def measure(first, count, newest, times, values, scale, wide, ends):
 def write(first, count, newest, times, values, bits, scale, head, wide, ends, words, halves):
     """Write the payloads into `words`, whose u32 view is `halves`."""
     for k in range(first.size):
-        n = count[k]
+        n, start = count[k], first[k]
         at = ends[k - 1] if k > 0 else 0
         words[at] = head | (np.int64(wide[k]) << 16) | (n << 32)
         words[at + 1] = newest[k]
         at += 2
-        for i in range(n):
-            age = newest[k] - times[first[k] + i]
-            if wide[k] & 1:
-                words[at + i] = age
-            else:
-                halves[2 * at + i] = age
-        at += n if wide[k] & 1 else (n + 1) // 2
-        for i in range(n):
-            if wide[k] & 2:
-                words[at + i] = bits[first[k] + i]
-            else:
-                halves[2 * at + i] = narrow(values[first[k] + i], scale)
+        if wide[k] & 1:
+            for i in range(n):
+                words[at + i] = newest[k] - times[start + i]
+            at += n
+        else:
+            for i in range(n):
+                halves[2 * at + i] = newest[k] - times[start + i]
+            at += (n + 1) // 2
+        if wide[k] & 2:
+            for i in range(n):
+                words[at + i] = bits[start + i]
+        else:
+            for i in range(n):
+                halves[2 * at + i] = np.uint32(np.int64(np.rint(values[start + i] * scale)))
 
 
 @compiled
@@ -144,7 +138,8 @@ def encode(
         scale: see the module.
     """
     wide, ends = np.empty(len(first), np.uint8), np.empty(len(first), np.int64)
-    measure(first, count, newest, times, values, scale, wide, ends)
+    bits = values.view(np.int64)
+    measure(first, count, newest, times, values, bits, scale, wide, ends)
     words = np.zeros(int(ends[-1]) if len(ends) else 0, np.int64)
     head = VERSION | (kind << 8)
     write(

@@ -151,3 +151,12 @@ def test_payloads_of_another_history_are_refused() -> None:
     cards.update(["a"], np.array([T0]), np.array([1.0]))
     with pytest.raises(StateError, match="SessionHistory: a: expected a payload of version 1 and kind 3"):
         SessionHistory().load_many(cards.snapshot(dirty_only=True))
+
+
+def test_a_session_of_many_days_is_recovered_whole() -> None:
+    """As long as it is not idle a session keeps clicks older than the idle time, in checkpoints too."""
+    history, recovered = SessionHistory(length=3), SessionHistory(length=3)
+    update(history, [("p", 4, T0), ("p", 5, T0 + IDLE_MS), ("p", 6, T0 + 2 * IDLE_MS)])
+    recovered.load_many(history.snapshot(dirty_only=True))
+    assert recovered.digest() == history.digest()
+    assert update(recovered, [("p", -1, T0 + 2 * IDLE_MS)]).tolist() == [[4, 5, 6]]

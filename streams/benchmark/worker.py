@@ -13,6 +13,7 @@ from confluent_kafka.admin import NewTopic
 from streams.benchmark.cluster import LOG_APPEND_TIME, fresh_topics
 from streams.benchmark.engine import Launch, System, versions_of
 from streams.kafka import EmbeddedKafka
+from streams.kafka.processes import free_ports
 from streams.settings import Settings, load_settings
 from streams.topics import ALL, DECISIONS, TRANSACTIONS
 
@@ -68,9 +69,10 @@ def worker_system(settings: Settings, folder: Path, run: str, workers: int) -> S
                 "STREAMS_APPLICATION_ID": f"streams-bench-{run}",
                 "STREAMS_STATE_DIR": str(folder),
                 "STREAMS_WORKER_SLOT": str(slot),
-                "STREAMS_HTTP_PORT": "0",
+                # The worker adds its slot. Metrics stay on, as in production.
+                "STREAMS_HTTP_PORT": str(port - slot),
             },
         )
-        for slot in range(workers)
+        for slot, port in enumerate(free_ports(workers))
     ]
     return System("streams", launches, TRANSACTIONS.name, DECISIONS.name, versions_of(*PARTS))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchResult
@@ -22,7 +22,7 @@ from aiokafka.errors import ConsumerStoppedError, CorruptRecordException
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
 from mode.services import Service
-from mode.utils.futures import maybe_async, notify
+from mode.utils.futures import maybe_async
 
 from streams.checkpoint import OffsetTracker
 from streams.errors import OutOfOrder
@@ -322,24 +322,17 @@ class Consumer(driver.Consumer):
         if type(message.value) is not list or not self.is_batched(message.topic):
             super().track_message(message)
 
-    def ack(self, message: Message) -> bool:
-        if message.acked:
-            return False
-        message.acked = True
-        self._unacked_messages.discard(message)
-        if not self.is_batched(message.topic) and message.generation_id == self.app.consumer_generation_id:
-            tracker = self._trackers.get(message.tp)
-            if tracker is not None:
-                tracker.confirm(message.offset, message.offset + 1)
-        notify(self._waiting_for_ack)
-        return True
-
-    def _filter_tps_with_pending_acks(self, topics: Any = None) -> AsyncIterator[TP] | Any:
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> list[TP]:
         return [tp for tp in self._trackers if topics is None or tp in topics or tp.topic in topics]
 
     def _new_offset(self, tp: TP) -> int | None:
         tracker = self._trackers.get(tp)
-        return None if tracker is None else tracker.committable
+        if tracker is None:
+            return None
+        for offset in self._acked.pop(tp, ()):  # ordinary topics: Faust's streams, compiled ones too, append here
+            tracker.confirm(offset, offset + 1)
+        self._acked_index.pop(tp, None)
+        return tracker.committable
 
     def _should_commit(self, tp: TP, offset: int) -> bool:
         return True
@@ -390,6 +383,8 @@ class Consumer(driver.Consumer):
 
     def _forget(self) -> None:
         self._trackers.clear()
+        self._acked.clear()
+        self._acked_index.clear()
         self._expected.clear()
         self.records_in_flight.clear()
         self._room.set()

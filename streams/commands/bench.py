@@ -54,6 +54,7 @@ def throughput(events: int, workers: int, cards: int, recreate_topics: bool, jso
     """Preload payments, start the workers, time their decisions.
 
     The rate is taken between the broker's timestamps of the first 10 % and of the last decision: start-up is outside.
+    With several workers the rebalances of their joining may fall inside: use enough events that seconds do not matter.
 
     \b
     Examples:

@@ -58,10 +58,12 @@ RECOMMENDATIONS: Final = Topic("recommendations", "session_id", Recommendation, 
 DEAD_LETTERS: Final = Topic(
     "dead-letters", None, DeadLetter, _kept_for(days=30, max_message_bytes=DEAD_LETTER_BYTES_MAX), partitions=1
 )
-CARD_STATE: Final = Topic("streams-card-state", None, None, _COMPACTED)
-SESSION_STATE: Final = Topic("streams-session-state", None, None, _COMPACTED)
 
 INPUTS: Final = (TRANSACTIONS, CLICKSTREAM, LABELS)
 OUTPUTS: Final = (DECISIONS, RECOMMENDATIONS, DEAD_LETTERS)
-INTERNAL: Final = (CARD_STATE, SESSION_STATE)
-ALL: Final = INPUTS + OUTPUTS + INTERNAL
+ALL: Final = INPUTS + OUTPUTS
+
+
+def state_topic(application_id: str, name: str, source_partitions: int) -> Topic:
+    """Return the topic of an application's state checkpoints; its workers make it, one partition for each of the source's."""
+    return Topic(f"{application_id}-{name}", None, None, _COMPACTED, source_partitions)

@@ -12,19 +12,22 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 from faust.types import TP
 
 from models.features.cards import CardHistory
+from models.features.payments import PaymentFeatures
 from models.features.sessions import SessionHistory
+from models.features.terminals import TerminalHistory
 from models.runner import FraudRunner, RecommenderRunner
 from streams.agents.fraud import CardReplay, FraudJob
 from streams.agents.labels import LabelJob, LabelReplay
 from streams.agents.recommendations import RecommendationJob, SessionReplay
 from streams.checkpointer import Checkpointer
-from streams.codecs import Limits
+from streams.codecs import Limits, decode_clicks, decode_transactions
 from streams.errors import KafkaUnavailable
 from streams.label_log import LabelLog
 from streams.metrics import Metrics
@@ -33,7 +36,7 @@ from streams.publishing import Publisher
 from streams.scoring import Device, Job, Pipeline
 from streams.settings import Settings
 from streams.state import StateTable
-from streams.topics import CARD_STATE, CLICKSTREAM, LABELS, SESSION_STATE, TRANSACTIONS, Topic
+from streams.topics import CLICKSTREAM, LABELS, TRANSACTIONS, Topic, state_topic
 from streams.transport.consumer import Consumer
 from streams.transport.producer import OutputProducer
 from streams.transport.reader import LogReader
@@ -78,6 +81,7 @@ class Worker:
         recommender = RecommenderRunner.load(settings.recommender_artifact, settings.device, settings.dtype)
         fraud.warm_up()
         recommender.warm_up()
+        warm_up_kernels()
         config = settings.librdkafka()
         self._producer = OutputProducer(config)
         self._closing.callback(self._close_producer)
@@ -86,9 +90,9 @@ class Worker:
         self._state_reader, ends_reader, label_reader = (LogReader(config, settings.application_id) for _ in range(3))
         for reader in (self._state_reader, ends_reader):
             self._closing.callback(reader.close)
-        self._cards = self._table(CARD_STATE, TRANSACTIONS, "cards/1", CardHistory, CardReplay(limits))
+        self._cards = self._table("card-state", TRANSACTIONS, "cards/1", CardHistory, CardReplay(limits))
         self._sessions = self._table(
-            SESSION_STATE,
+            "session-state",
             CLICKSTREAM,
             f"sessions/1/{recommender.version}",
             partial(SessionHistory, recommender.length),
@@ -134,24 +138,28 @@ class Worker:
             return Thresholds(runner.thresholds["review"], runner.thresholds["decline"])
         return Thresholds(review, decline)
 
-    def _table(self, topic: Topic, source: Topic, layout: str, new: Callable[[], Any], replay: Any) -> StateTable[Any]:
-        name = f"{self.settings.application_id}-{topic.name.removeprefix('streams-')}"
+    def _table(self, name: str, source: Topic, layout: str, new: Callable[[], Any], replay: Any) -> StateTable[Any]:
         count = len(self._state_reader.partitions(source.name))
         if count == 0:
             raise KafkaUnavailable(f"topic {source.name} is missing; run `streams topics create`")
-        if len(self._state_reader.partitions(name)) != count:
-            self._create(name, count, topic)
-        return StateTable(name, source.name, layout, new, replay, self._state_reader)
+        topic = state_topic(self.settings.application_id, name, count)
+        if len(self._state_reader.partitions(topic.name)) != count:
+            self._create(topic)
+        return StateTable(topic.name, source.name, layout, new, replay, self._state_reader)
 
-    def _create(self, name: str, partitions: int, topic: Topic) -> None:
+    def _create(self, topic: Topic) -> None:
         admin = AdminClient(self.settings.librdkafka())
-        new = NewTopic(name, partitions, self.settings.replication_factor, config=topic.config)
+        count = topic.partition_count(self.settings.partitions)
+        new = NewTopic(topic.name, count, self.settings.replication_factor, config=topic.config)
         try:
-            admin.create_topics([new])[name].result(30)
+            admin.create_topics([new])[topic.name].result(30)
         except KafkaException as exc:
-            found = len(self._state_reader.partitions(name))
-            if found != partitions:  # another worker may have made it meanwhile
-                raise KafkaUnavailable(f"{name}: expected {partitions} partitions, found {found}: {exc.args[0].str()}") from exc
+            found = len(self._state_reader.partitions(topic.name))
+            if found != count:  # another worker may have made it meanwhile
+                raise KafkaUnavailable(
+                    f"{topic.name}: expected {count} partitions, as the input has, found {found}: {exc.args[0].str()}; "
+                    "delete it to have it rebuilt from the input, or choose another application_id"
+                ) from exc
 
     def _pipeline(self, job: Job, publisher: Publisher) -> Pipeline:
         confirm: Callable[[RecordBatch], None] = lambda batch: self._consumer().confirm(batch)  # noqa: E731
@@ -198,6 +206,7 @@ class Worker:
     def observe(self) -> bytes:
         """Return the metrics, the sampled ones brought up to date."""
         consumer = self._consumer()
+        self.metrics.lag.clear()  # a partition that went to another worker must not be counted here too
         for tp in consumer.assignment():
             committed, end = consumer.committed(tp), consumer.highwater(tp)
             if committed is not None and end is not None:
@@ -217,3 +226,21 @@ class Worker:
         left = self._producer.close(1.0 if self.failure else 5.0)
         if left:
             logger.warning("%d outputs were not confirmed; their input will be read again", left)
+
+
+def warm_up_kernels() -> None:
+    """Compile what decodes and builds features, or load it from the cache, before the first record waits for it."""
+    payment = b'{"transaction_id":"t","event_time":1704067200000,"card_id":"c","terminal_id":"m","amount":1.0}'
+    click = b'{"event_id":"e","event_time":1704067200000,"session_id":"s","item_id":"i","event_type":"view"}'
+    label = b'{"transaction_id":"t","event_time":1704067200000,"card_id":"c","terminal_id":"m","is_fraud":false}'
+    now_ms, limits = [1_704_067_200_000] * 2, Limits()
+    cards, terminals, sessions = CardHistory(), TerminalHistory(), SessionHistory()
+    LabelReplay(limits)(terminals, [label, label], now_ms)
+    payments = decode_transactions([payment, payment], now_ms=now_ms, limits=limits)
+    PaymentFeatures(cards, terminals).build(
+        payments.card_ids, payments.terminal_ids, payments.event_times, payments.amounts
+    )
+    clicks = decode_clicks([click, click], now_ms=now_ms, limits=limits)
+    sessions.update(clicks.session_ids, np.zeros(2, np.int32), clicks.event_times)
+    for history in (cards, sessions):
+        history.load_many([(key, payload) for key, payload in history.snapshot(False) if payload is not None])

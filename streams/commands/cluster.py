@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from confluent_kafka import KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from streams.errors import KafkaUnavailable
@@ -15,6 +16,19 @@ from streams.settings import Settings
 ANSWER_S_MAX: Final = 10.0
 # librdkafka prints each failed connection on stderr; the commands say it once, in a sentence.
 QUIET: Final[dict[str, Any]] = {"log_level": 0}
+# What a client hears of a partition between two leaders.
+ELECTING: Final = frozenset(
+    {
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError._UNKNOWN_TOPIC,
+    }
+)
+ELECTION_POLL_S: Final = 0.05
 
 
 def connect(settings: Settings) -> AdminClient:
@@ -64,3 +78,44 @@ def require_topics(admin: AdminClient, names: Iterable[str]) -> dict[str, int]:
             f"topic {', '.join(missing)}: does not exist on this cluster; run `streams topics create`"
         )
     return {name: found[name] for name in names}
+
+
+def reading_consumer(settings: Settings, **extra: Any) -> Consumer:
+    """Return a consumer that joins no group, commits nothing and sees committed records only."""
+    config: dict[str, Any] = {
+        **settings.librdkafka(),
+        **QUIET,
+        "group.id": f"{settings.application_id}-reader",  # required by the client; assign() never joins it
+        "enable.auto.commit": False,
+        "isolation.level": "read_committed",
+        **extra,
+    }
+    return Consumer(config)
+
+
+def offset_ranges(consumer: Consumer, counts: Mapping[str, int]) -> dict[tuple[str, int], tuple[int, int]]:
+    """Return the first offset and the offset behind the last record of each partition.
+
+    Args:
+        consumer: client of the cluster.
+        counts: partitions of each topic asked for.
+
+    Raises:
+        KafkaUnavailable: a partition has no leader that answers within ANSWER_S_MAX.
+    """
+    found: dict[tuple[str, int], tuple[int, int]] = {}
+    deadline = time.monotonic() + ANSWER_S_MAX
+    for name, count in counts.items():
+        for partition in range(count):
+            place = TopicPartition(name, partition)
+            while (name, partition) not in found:
+                try:
+                    found[name, partition] = consumer.get_watermark_offsets(place, timeout=ANSWER_S_MAX)
+                except KafkaException as exc:
+                    # A topic just made, or a broker just lost: the next leader answers in a moment.
+                    if exc.args[0].code() not in ELECTING or time.monotonic() > deadline:
+                        raise KafkaUnavailable(
+                            f"{name}[{partition}]: expected its offsets, got {exc.args[0].str()!r}; check the brokers"
+                        ) from exc
+                    time.sleep(ELECTION_POLL_S)
+    return found

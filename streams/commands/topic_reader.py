@@ -6,16 +6,9 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Final, Self
 
-from confluent_kafka import (
-    OFFSET_BEGINNING,
-    Consumer,
-    KafkaError,
-    KafkaException,
-    Message,
-    TopicPartition,
-)
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
 
-from streams.commands.cluster import ANSWER_S_MAX, QUIET, connect, require_topics
+from streams.commands.cluster import connect, offset_ranges, reading_consumer, require_topics
 from streams.errors import KafkaUnavailable
 from streams.settings import Settings
 
@@ -38,29 +31,23 @@ class TopicReader:
 
     def __init__(self, settings: Settings, topics: Sequence[str], *, from_beginning: bool) -> None:
         counts = require_topics(connect(settings), topics)
-        self._consumer = Consumer(
-            {
-                **settings.librdkafka(),
-                **QUIET,
-                "group.id": f"{settings.application_id}-reader",  # required by the client; assign() never joins it
-                "enable.auto.commit": False,
-                "isolation.level": "read_committed",
+        self._last_error = ""
+        self._consumer = reading_consumer(
+            settings,
+            **{
                 "enable.partition.eof": True,
                 "fetch.message.max.bytes": 4_194_304,
                 "queued.max.messages.kbytes": 65_536,
                 "error_cb": self._error,
-            }
+            },
         )
-        self._partitions = {(name, p) for name, count in counts.items() for p in range(count)}
         # Records that arrive while a reader of "what is there" reads are not its business, or it might never end.
-        self._ends = {
-            key: self._consumer.get_watermark_offsets(TopicPartition(*key), timeout=ANSWER_S_MAX)[1]
-            for key in sorted(self._partitions)
-        }
+        ranges = offset_ranges(self._consumer, counts)
+        self._ends = {key: end for key, (_, end) in ranges.items()}
+        self._open = {key for key, (first, end) in ranges.items() if end > first}
         # The end is an offset, not "the end": a record produced after this line is read, however late the first fetch.
         start = dict.fromkeys(self._ends, OFFSET_BEGINNING) if from_beginning else self._ends
         self._consumer.assign([TopicPartition(name, p, offset) for (name, p), offset in start.items()])
-        self._last_error = ""
 
     def __enter__(self) -> Self:
         return self
@@ -74,11 +61,7 @@ class TopicReader:
 
     def poll(self, wait_s: float) -> list[Message]:
         """Return what has arrived, waiting up to `wait_s` for the first record and no longer for the others."""
-        first = self._consumer.poll(wait_s)
-        if first is None:
-            return []
-        messages = [first, *self._consumer.consume(READ_RECORDS_MAX, 0)]
-        return [message for message in messages if self._is_record(message)]
+        return [message for message in self._take(wait_s) if self._is_record(message)]
 
     def follow(self) -> Iterator[list[Message]]:
         """Yield batches without an end; an empty one when nothing came for a moment."""
@@ -91,10 +74,10 @@ class TopicReader:
         Raises:
             KafkaUnavailable: the cluster was silent for SILENCE_S_MAX.
         """
-        open_ = {key for key in self._partitions if self._ends[key] > 0}
+        open_ = set(self._open)
         silent_s = 0.0
         while open_:
-            messages = self._consumer.consume(READ_RECORDS_MAX, 0.5)
+            messages = self._take(0.5)
             silent_s = 0.0 if messages else silent_s + 0.5
             if silent_s >= SILENCE_S_MAX:
                 raise KafkaUnavailable(
@@ -115,6 +98,10 @@ class TopicReader:
                     if offset + 1 >= self._ends[key]:
                         open_.discard(key)
             yield batch
+
+    def _take(self, wait_s: float) -> list[Message]:
+        first = self._consumer.poll(wait_s)
+        return [] if first is None else [first, *self._consumer.consume(READ_RECORDS_MAX, 0)]
 
     def _is_record(self, message: Message) -> bool:
         error = message.error()

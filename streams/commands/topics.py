@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,14 @@ import click
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
-from streams.commands.cluster import ANSWER_S_MAX, connect, partition_counts
+from streams.commands.cluster import (
+    ANSWER_S_MAX,
+    connect,
+    offset_ranges,
+    partition_counts,
+    reading_consumer,
+    require_topics,
+)
 from streams.errors import KafkaUnavailable
 from streams.settings import Settings, load_settings
 from streams.topics import ALL, TRANSACTIONS, Topic
@@ -75,6 +83,9 @@ def create_topics(admin: AdminClient, settings: Settings, topics: Sequence[Topic
                     f"topic {name}: the cluster refused to create it with {settings.partitions} partitions and "
                     f"replication_factor={settings.replication_factor}: {exc.args[0].str()}"
                 ) from exc
+    # Answered by the leaders: whoever produces or reads right after this call finds them.
+    with closing(reading_consumer(settings)) as consumer:
+        offset_ranges(consumer, {name: new[name].num_partitions for name in created})
     return [Creation(t, t.partition_count(settings.partitions), t.name in created) for t in topics]
 
 
@@ -138,22 +149,16 @@ def describe(name: str) -> None:
       streams topics describe dead-letters
     """
     import msgspec
-    from confluent_kafka import Consumer, TopicPartition
-
-    from streams.commands.cluster import QUIET, require_topics
 
     settings = load_settings()
     admin = connect(settings)
     topic = next(topic for topic in ALL if topic.name == name)
-    count = require_topics(admin, [name])[name]
+    counts = require_topics(admin, [name])
     click.echo(f"{name}: {_meaning(topic)}\n")
-    consumer = Consumer({**settings.librdkafka(), **QUIET, "group.id": "streams-describe", "enable.auto.commit": False})
-    try:
-        for partition in range(count):
-            low, high = consumer.get_watermark_offsets(TopicPartition(name, partition), timeout=ANSWER_S_MAX)
-            click.echo(f"  partition {partition:<4} offsets {low:,} to {high:,}")
-    finally:
-        consumer.close()
+    with closing(reading_consumer(settings)) as consumer:
+        ranges = offset_ranges(consumer, counts)
+    for (_, partition), (first, end) in ranges.items():
+        click.echo(f"  partition {partition:<4} offsets {first:,} to {end:,}")
     resource = ConfigResource(ResourceType.TOPIC, name)
     config = admin.describe_configs([resource], request_timeout=ANSWER_S_MAX)[resource].result()
     click.echo()

@@ -43,7 +43,7 @@ class Application(faust.App):
 
     def _fail(self, exc: BaseException) -> None:
         logger.error("stopping: %s: %s", type(exc).__name__, exc)
-        asyncio.ensure_future(self.crash(exc))
+        self._crashing = asyncio.ensure_future(self.crash(exc))
 
     async def drain(self, deadline: float) -> None:
         """Called by the consumer before it commits for the last time under an assignment."""

@@ -76,7 +76,9 @@ class Checkpointer:
             if offset is not None and offset >= position:
                 return
             if time.monotonic() > deadline:
-                raise DeliveryFailed(f"{tp.topic}[{tp.partition}]: expected committed offset {position}, got {offset} in time")
+                raise DeliveryFailed(
+                    f"{tp.topic}[{tp.partition}]: expected committed offset {position}, got {offset} in time"
+                )
             await asyncio.sleep(0.02)
 
     def _send(self, table: StateTable[Any], snapshot: Snapshot) -> int:

@@ -35,7 +35,9 @@ class LabelLog:
         failed: called with the error that ended the following.
     """
 
-    def __init__(self, topic: str, apply: Apply, reader: LogReader, ends: LogReader, failed: Callable[[Exception], None]) -> None:
+    def __init__(
+        self, topic: str, apply: Apply, reader: LogReader, ends: LogReader, failed: Callable[[Exception], None]
+    ) -> None:
         self.topic, self._apply, self._reader, self._ends, self._failed = topic, apply, reader, ends, failed
         self.history = TerminalHistory()
         self.lock = threading.Lock()  # held while the history is read or written
@@ -98,7 +100,9 @@ class LabelLog:
         with self._moved:
             reached = self._moved.wait_for(lambda: self._reached(ends), CATCH_UP_S_MAX)
         if self._error is not None or not reached:
-            raise KafkaUnavailable(f"{self.topic}: expected labels up to {ends}, got {self._positions}") from self._error
+            raise KafkaUnavailable(
+                f"{self.topic}: expected labels up to {ends}, got {self._positions}"
+            ) from self._error
         self.wait_s += time.monotonic() - began
 
     def _reached(self, ends: dict[int, int]) -> bool:

@@ -24,9 +24,11 @@ class Thresholds:
         Args:
             scores: float32[B] in [0, 1], the calibrated probability of fraud.
         """
-        return np.searchsorted([self.review, self.decline], scores, side="right")
+        edges = np.array([self.review, self.decline])
+        return np.searchsorted(edges, scores.astype(np.float64), side="right").astype(np.int64)
 
 
 def confidence(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the probability of the likelier class, float32[B] in [0.5, 1]."""
-    return np.maximum(scores, 1.0 - scores)
+    sure: NDArray[np.float32] = np.maximum(scores, 1.0 - scores)
+    return sure

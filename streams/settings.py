@@ -24,8 +24,8 @@ SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 
 def _state_dir() -> str:
-    base = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
-    return os.path.join(base, "streams")
+    base = os.environ.get("XDG_STATE_HOME")
+    return str((Path(base) if base else Path.home() / ".local" / "state") / "streams")
 
 
 def setting(default: Any, doc: str, *, secret: bool = False) -> Any:
@@ -38,11 +38,15 @@ def setting(default: Any, doc: str, *, secret: bool = False) -> Any:
 class Settings:
     """Every setting of the worker and of the commands. Frozen; see `load_settings`."""
 
-    bootstrap_servers: str = setting("", "host:port[,host:port] of the cluster; empty: the broker of `streams kafka start`")
+    bootstrap_servers: str = setting(
+        "", "host:port[,host:port] of the cluster; empty: the broker of `streams kafka start`"
+    )
     application_id: str = setting("streams", "consumer group, and prefix of the state topics and transactional ids")
     guarantee: Guarantee = setting("at_least_once", "delivery guarantee of decisions")
     state_dir: str = setting(_state_dir, "folder of the embedded broker and of the worker's files")
-    worker_slot: int | None = setting(None, "small number, stable for a worker: static membership, port offset, log names")
+    worker_slot: int | None = setting(
+        None, "small number, stable for a worker: static membership, port offset, log names"
+    )
     partitions: int = setting(4, "partitions of each topic when it is created")
     replication_factor: int = setting(1, "replicas of each topic when it is created")
 
@@ -54,7 +58,9 @@ class Settings:
 
     batch_records_max: int = setting(2048, "records in one micro-batch")
     wait_ms_max: float = setting(0.0, "how long a micro-batch may wait for more records; 0: never")
-    inline_records_max: int = setting(64, "micro-batches up to this size run on the event loop, larger ones on the device thread")
+    inline_records_max: int = setting(
+        64, "micro-batches up to this size run on the event loop, larger ones on the device thread"
+    )
     queue_records_max: int = setting(16_384, "records waiting for the device before fetching pauses")
     fetch_records_max: int = setting(1_000, "records of one partition handed on as one message")
     commit_interval_ms: int = setting(100, "time between offset commits")
@@ -96,11 +102,11 @@ class Settings:
             raise SettingsError(
                 f"inline_records_max={self.inline_records_max} exceeds batch_records_max={self.batch_records_max}; lower it"
             )
-        low, high = self.review_threshold, self.decline_threshold
-        if (low is None) != (high is None):
+        review, decline = self.review_threshold, self.decline_threshold
+        if (review is None) != (decline is None):
             raise SettingsError("review_threshold and decline_threshold go together; set both or neither")
-        if low is not None and high is not None and low > high:
-            raise SettingsError(f"review_threshold={low} exceeds decline_threshold={high}; lower it")
+        if review is not None and decline is not None and review > decline:
+            raise SettingsError(f"review_threshold={review} exceeds decline_threshold={decline}; lower it")
         if self.dtype == "bfloat16" and self.device == "cpu":
             raise SettingsError("dtype=bfloat16 needs device=cuda; use dtype=float32 on the CPU")
         if self.guarantee == "exactly_once":

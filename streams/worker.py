@@ -58,7 +58,9 @@ class Worker:
         fail: called on the loop with the error that must stop the process.
     """
 
-    def __init__(self, settings: Settings, consumer: Callable[[], Consumer], fail: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, settings: Settings, consumer: Callable[[], Consumer], fail: Callable[[BaseException], None]
+    ) -> None:
         self.settings, self.metrics, self._consumer, self._fail = settings, Metrics(), consumer, fail
         self._loop = asyncio.get_running_loop()
         self._closing = ExitStack()
@@ -105,7 +107,14 @@ class Worker:
         self._closing.callback(self.device.close)
         self.fraud = self._pipeline(
             FraudJob(
-                fraud, self._cards, self._label_log, self._thresholds(fraud), settings.reasons_max, limits, publisher, self.metrics
+                fraud,
+                self._cards,
+                self._label_log,
+                self._thresholds(fraud),
+                settings.reasons_max,
+                limits,
+                publisher,
+                self.metrics,
             ),
             publisher,
         )

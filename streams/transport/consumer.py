@@ -91,7 +91,11 @@ class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
         return consumer
 
     async def _fetch_records(
-        self, consumer: AIOKafkaConsumer, active_partitions: set[TP], timeout: float | None = None, max_records: Any = None
+        self,
+        consumer: AIOKafkaConsumer,
+        active_partitions: set[TP],
+        timeout: float | None = None,
+        max_records: Any = None,
     ) -> dict[TP, list[Any]]:
         if not self.consumer.flow_active:
             return {}
@@ -146,7 +150,9 @@ class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
         if not result.has_more() or not result.check_assignment(tp):
             return []
         source = result._partition_records
-        span = RecordSpan(tp, source.next_fetch_offset, self.app.consumer_generation_id, self.consumer.fetch_records_max)
+        span = RecordSpan(
+            tp, source.next_fetch_offset, self.app.consumer_generation_id, self.consumer.fetch_records_max
+        )
         records, committed_only = source._records, source._isolation_level == READ_COMMITTED
         while records.has_next():
             batch = records.next_batch()
@@ -272,7 +278,7 @@ class Consumer(driver.Consumer):
         self._room.clear()
         try:
             await asyncio.wait_for(self._room.wait(), min(timeout, 0.1))
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
@@ -285,7 +291,9 @@ class Consumer(driver.Consumer):
         for batch in fetch:
             expected = self._expected.get(batch.tp)
             if expected is not None and batch.first != expected:
-                raise OutOfOrder(f"{batch}: expected position {expected}; the worker stops rather than lose or repeat records")
+                raise OutOfOrder(
+                    f"{batch}: expected position {expected}; the worker stops rather than lose or repeat records"
+                )
             self._expected[batch.tp] = batch.next_offset
             self._tracker(batch.tp).deliver(batch.first, batch.next_offset)
             self.records_in_flight[tp.topic] = self.records_in_flight.get(tp.topic, 0) + len(batch)

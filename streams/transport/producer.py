@@ -59,7 +59,11 @@ class _Pending:
         if error is not None and not self.errors:
             self.errors.append(error)
             place = f"{message.topic()}[{message.partition()}]"
-            self.failed(DeliveryFailed(f"{place}: the broker did not confirm an output: {error.str()}; nothing of it is committed"))
+            self.failed(
+                DeliveryFailed(
+                    f"{place}: the broker did not confirm an output: {error.str()}; nothing of it is committed"
+                )
+            )
         self.left -= 1
         if self.left == 0 and not self.errors:
             self.confirmed()
@@ -114,7 +118,9 @@ class OutputProducer:
                 self._produce(each, pending.delivered)
             except KafkaException as exc:
                 error: KafkaError = exc.args[0]
-                failed(DeliveryFailed(f"{each.topic}: an output was refused: {error.str()}; nothing of it is committed"))
+                failed(
+                    DeliveryFailed(f"{each.topic}: an output was refused: {error.str()}; nothing of it is committed")
+                )
                 return
 
     def _produce(self, outputs: Outputs, delivered: Callable[[KafkaError | None, Message], None]) -> None:
@@ -149,7 +155,7 @@ class OutputProducer:
 
     def close(self, timeout_s: float) -> int:
         """Flush within the time given and stop; return how many records are left undelivered."""
-        left = self._producer.flush(timeout_s)
+        left: int = self._producer.flush(timeout_s)
         self._stopping.set()
         self._poller.join()
         return left

@@ -76,7 +76,9 @@ class LogReader:
                 if at_end.get(partition, -1) >= stop:
                     return
                 if time.monotonic() - heard_at > ANSWER_S_MAX:
-                    raise KafkaUnavailable(f"{topic}[{partition}]: expected records up to {stop}, got none for {ANSWER_S_MAX:.0f} s")
+                    raise KafkaUnavailable(
+                        f"{topic}[{partition}]: expected records up to {stop}, got none for {ANSWER_S_MAX:.0f} s"
+                    )
         finally:
             self._consumer.unassign()
 

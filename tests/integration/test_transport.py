@@ -90,12 +90,20 @@ def test_every_codec_is_readable_with_headers_and_timestamps(servers: str, tmp_p
     """Records come with their offset, key, value, timestamp and headers, whatever compressed them."""
     producer = Producer({"bootstrap.servers": servers, "compression.type": codec})
     for i in range(50):
-        producer.produce("probe", f"value {i}", f"key {i}", timestamp=1_700_000_000_000 + i, headers=[("h", str(i).encode())])
+        producer.produce(
+            "probe", f"value {i}", f"key {i}", timestamp=1_700_000_000_000 + i, headers=[("h", str(i).encode())]
+        )
     assert producer.flush(30) == 0
     with application(servers, tmp_path):
         poll_until(lambda: len(seen(servers)) >= 50, 60, "50 records")
     assert seen(servers) == [
-        {"offset": i, "key": f"key {i}", "value": f"value {i}", "timestamp": 1_700_000_000_000 + i, "headers": [["h", str(i)]]}
+        {
+            "offset": i,
+            "key": f"key {i}",
+            "value": f"value {i}",
+            "timestamp": 1_700_000_000_000 + i,
+            "headers": [["h", str(i)]],
+        }
         for i in range(50)
     ]
 

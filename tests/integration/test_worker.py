@@ -54,7 +54,13 @@ def test_every_click_is_answered_without_seen_items(bench: Bench) -> None:
     """Each click gets one slate that leaves out what the session has seen; unknown items get a working answer."""
     events = clicks(3_000)
     strangers = [
-        dict(event_id=f"n{i}", event_time=events[-1]["event_time"] + i, session_id=f"new{i}", item_id="never-seen", event_type="view")
+        dict(
+            event_id=f"n{i}",
+            event_time=events[-1]["event_time"] + i,
+            session_id=f"new{i}",
+            item_id="never-seen",
+            event_type="view",
+        )
         for i in range(20)
     ]
     bench.produce_json("clickstream", "session_id", events + strangers)

@@ -31,7 +31,13 @@ def clicks(count: int, seed: int = 3) -> list[dict[str, Any]]:
 
 
 def _payment(**changes: Any) -> bytes:
-    record = {"transaction_id": "bad", "event_time": 1_704_100_000_000, "card_id": "c1", "terminal_id": "t1", "amount": 1.5}
+    record = {
+        "transaction_id": "bad",
+        "event_time": 1_704_100_000_000,
+        "card_id": "c1",
+        "terminal_id": "t1",
+        "amount": 1.5,
+    }
     return orjson.dumps({key: value for key, value in (record | changes).items() if value is not ...})
 
 

@@ -85,7 +85,9 @@ class Bench:
         self.workers: list[WorkerProcess] = []
 
     def create_topics(self) -> None:
-        settings = load_settings(env=self.environment, bootstrap_servers=self.servers, application_id=self.application_id)
+        settings = load_settings(
+            env=self.environment, bootstrap_servers=self.servers, application_id=self.application_id
+        )
         create_topics(AdminClient({"bootstrap.servers": self.servers}), settings)
 
     def start(self, slot: int, **settings: Any) -> WorkerProcess:
@@ -119,7 +121,12 @@ class Bench:
     def produce(self, topic: str, values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> None:
         """Send records and wait until the broker holds all of them."""
         producer = Producer(
-            {"bootstrap.servers": self.servers, "partitioner": "murmur2_random", "enable.idempotence": True, "linger.ms": 5}
+            {
+                "bootstrap.servers": self.servers,
+                "partitioner": "murmur2_random",
+                "enable.idempotence": True,
+                "linger.ms": 5,
+            }
         )
         failed: list[KafkaError] = []
 
@@ -150,10 +157,13 @@ class Bench:
 
     def wait_for(self, topic: str, count: int, seconds_max: float = 120.0) -> None:
         """Return when a topic holds at least `count` records."""
+
         def there() -> bool:
             for worker in self.workers:
                 code = worker.process.poll()
-                assert code in (None, 0, -signal.SIGKILL), f"a worker ended with {code}:\n{worker.log.read_text()[-3000:]}"
+                assert code in (None, 0, -signal.SIGKILL), (
+                    f"a worker ended with {code}:\n{worker.log.read_text()[-3000:]}"
+                )
             return self.count(topic) >= count
 
         poll_until(there, seconds_max, f"{count} records in {topic}")

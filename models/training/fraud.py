@@ -90,7 +90,7 @@ def train(
         model = _fit(features, table["is_fraud"], parts, tell)
         tell("calibrate", 0.95)
         _calibrate(model, features[parts["validation"]], table["is_fraud"][parts["validation"]])
-    return _publish(output, model, features, table, parts, {"source": source, "seed": seed})
+        return _publish(output, model, features, table, parts, {"source": source, "seed": seed})
 
 
 def _ordered(columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def _fit(
         for batch in order[: batches * BATCH_RECORDS].view(batches, -1):
             optimiser.zero_grad(set_to_none=True)
             odds = model.raw_log_odds(rows[batch])
-            torch.nn.functional.binary_cross_entropy_with_logits(odds, labels[batch]).backward()
+            torch.nn.functional.binary_cross_entropy_with_logits(odds, labels[batch]).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
         with torch.inference_mode():
@@ -188,10 +188,10 @@ def _calibrate(model: FraudModel, features: NDArray[np.float32], is_fraud: NDArr
     def loss() -> torch.Tensor:
         optimiser.zero_grad()
         value = torch.nn.functional.binary_cross_entropy_with_logits(odds * line[0] + line[1], labels)
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    optimiser.step(loss)
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
     model.calibration.copy_(line.detach())
 
 

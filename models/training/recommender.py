@@ -74,24 +74,17 @@ def train(
     tell("build sequences", 0.05)
     edges = _edges(event_time)
     counts = Counter(items[: edges["train"].stop])
-    ids = [
-        item for item, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])) if count >= ITEM_CLICKS_MIN
-    ]
+    by_clicks = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    ids = [item for item, count in by_clicks if count >= ITEM_CLICKS_MIN]
     vocabulary = Vocabulary(ids, np.array([counts[item] for item in ids], np.int64))
     index = np.fromiter(map(vocabulary.index.get, items, repeat(-1)), np.int32, len(items))
-    sequences, targets = build_examples(sessions, index, event_time)
-    parts = {name: _examples(sequences, targets, edge, name) for name, edge in edges.items()}
-    with reproducible(seed):
-        model = _fit(len(ids), vocabulary.clicks, *parts["train"], *parts["validation"], tell)
-    tell("measure", 0.95)
-    model.eval()
-    metrics = measure(model, vocabulary.clicks, *parts["test"])
+    sequences, following = build_examples(sessions, index, event_time)
+    parts = {name: _examples(sequences, following, index, edge, name) for name, edge in edges.items()}
     manifest = {
         "kind": "recommender",
         "name": "recommender-attention",
         "architecture": {"type": "attention", "items": len(ids), "width": WIDTH, "heads": HEADS, "length": LENGTH},
         "seed": seed,
-        "metrics": metrics,
         "data": {"source": source, "clicks": len(items), "sessions": len(set(sessions)), "items": len(counts)},
         "split": {
             name: {
@@ -104,17 +97,21 @@ def train(
         },
         "training": versions(),
     }
-    weights = {name: value.numpy() for name, value in model.state_dict().items()}
-    artifact = save_artifact(output, {**weights, **vocabulary.tensors()}, manifest)
-    RecommenderRunner(artifact, device="cpu").warm_up()
+    with reproducible(seed):
+        model = _fit(len(ids), vocabulary.clicks, *parts["train"], *parts["validation"], tell)
+        tell("measure", 0.95)
+        metrics = measure(model, vocabulary.clicks, *parts["test"])
+        weights = {name: value.numpy() for name, value in model.state_dict().items()}
+        artifact = save_artifact(output, {**weights, **vocabulary.tensors()}, {**manifest, "metrics": metrics})
+        RecommenderRunner(artifact, device="cpu").warm_up()
     (output / "README.md").write_text(recommender_card(artifact), encoding="utf-8")
     return metrics
 
 
 def build_examples(
     sessions: list[str], index: Int32, event_time: NDArray[np.int64], batch_records: int = 4096
-) -> tuple[Int32, Int32]:
-    """Return what a worker knows after each click, and the next click.
+) -> tuple[Int32, NDArray[np.int64]]:
+    """Return what a worker knows after each click, and where the session's next click is.
 
     Args:
         sessions: Session ids, length N, in event-time order.
@@ -123,8 +120,8 @@ def build_examples(
         batch_records: Records a step; changes nothing but speed.
 
     Returns:
-        int32[N, LENGTH] latest items after each click, left-padded with -1; int32[N] index of the session's next click,
-        -1 where it is unknown or there is none.
+        int32[N, LENGTH] latest items after each click, left-padded with -1; int64[N] place of the session's next click,
+        -1 after its last.
     """
     history = SessionHistory(LENGTH)
     sequences = np.empty((len(sessions), LENGTH), np.int32)
@@ -135,9 +132,9 @@ def build_examples(
     session = np.fromiter((numbers.setdefault(key, len(numbers)) for key in sessions), np.int64, len(sessions))
     order = np.argsort(session, kind="stable")
     followed = np.flatnonzero(session[order][:-1] == session[order][1:])
-    targets = np.full(len(sessions), -1, np.int32)
-    targets[order[followed]] = index[order[followed + 1]]
-    return sequences, targets
+    following = np.full(len(sessions), -1, np.int64)
+    following[order[followed]] = order[followed + 1]
+    return sequences, following
 
 
 def _ordered(columns: Mapping[str, Any]) -> tuple[list[str], list[str], NDArray[np.int64]]:
@@ -167,14 +164,18 @@ def _edges(event_time: NDArray[np.int64]) -> dict[str, slice]:
     }
 
 
-def _examples(sequences: Int32, targets: Int32, edge: slice, name: str) -> tuple[Int32, Int32]:
-    usable = (targets[edge] >= 0) & (sequences[edge] >= 0).any(axis=1)
+def _examples(
+    sequences: Int32, following: NDArray[np.int64], index: Int32, edge: slice, name: str
+) -> tuple[Int32, Int32]:
+    """Return sequences and targets of the clicks of a part whose next click is in it too, both known items."""
+    place = following[edge]
+    usable = (place >= 0) & (place < edge.stop) & (index[place] >= 0) & (sequences[edge] >= 0).any(axis=1)
     if not usable.any():
         raise TrainingDataError(
             f"{name} part: expected sessions of two or more known items, got none in {edge.stop - edge.start} clicks; "
             "give more clicks"
         )
-    return sequences[edge][usable], targets[edge][usable]
+    return sequences[edge][usable], index[place[usable]]
 
 
 def _fit(
@@ -205,7 +206,7 @@ def _fit(
                 tell(f"fit, epoch {epoch + 1} of {EPOCHS}", 0.1 + 0.85 * done)
             optimiser.zero_grad(set_to_none=True)
             logits = model(rows[batch].long() + 1)
-            torch.nn.functional.cross_entropy(logits, next_items[batch].long() + 1).backward()
+            torch.nn.functional.cross_entropy(logits, next_items[batch].long() + 1).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
         model.eval()
@@ -213,6 +214,7 @@ def _fit(
         if quality > best:
             best, best_state = quality, {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict(best_state)
+    model.eval()
     return model
 
 

@@ -1,0 +1,240 @@
+"""The fraud runner: frozen, indifferent to batching, and able to say why."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from models.artifacts import default_artifact, load_artifact, save_artifact
+from models.errors import ArtifactError, FeatureMismatch, ModelError
+from models.features.cards import CardHistory
+from models.features.payments import FRAUD_FEATURES, PaymentFeatures, replay
+from models.features.terminals import TerminalHistory
+from models.fraud import REASON_GROUPS, FraudModel
+from models.runner import BASELINE, OTHER, FraudRunner, resolve_device, resolve_dtype
+from models.training.fraud import measure
+from models.training.simulator import DAY_MS, simulate_payments
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small batches are faster on one thread, and a busy machine's other cores are not waited for."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def runner():
+    runner = FraudRunner.load(device="cpu")
+    runner.warm_up()
+    return runner
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    """Payments of a population that no training has seen, with their features."""
+    payments = simulate_payments(100_000, seed=20_240, cards=900, terminals=450)
+    return payments, replay(PaymentFeatures(CardHistory(), TerminalHistory()), dict(payments))
+
+
+def altered(tmp_path, **changes):
+    artifact = load_artifact(default_artifact("fraud"))
+    return save_artifact(tmp_path, artifact.tensors, {**artifact.manifest, **changes})
+
+
+def test_scores_are_probabilities_in_input_order(runner, fresh):
+    """float32 in [0, 1], one a row; a permuted batch gives permuted scores."""
+    features = fresh[1][:500]
+    scores = runner.score(features)
+    assert scores.dtype == np.float32 and scores.shape == (500,)
+    assert scores.min() >= 0 and scores.max() <= 1 and scores.std() > 0
+    order = np.random.default_rng(0).permutation(500)
+    np.testing.assert_allclose(runner.score(features[order]), scores[order], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 1000])
+def test_score_does_not_depend_on_the_batch_it_is_in(runner, fresh, size):
+    """How records are batched never decides what is decided."""
+    features = fresh[1][:2000]
+    parts = [runner.score(features[begin : begin + size]) for begin in range(0, 2000, size)]
+    np.testing.assert_allclose(np.concatenate(parts), runner.score(features), rtol=1e-4, atol=1e-6)
+
+
+def test_padded_buckets_give_the_scores_of_the_plain_batch(fresh):
+    """Rows that pad a bucket, and the cut of an oversized batch, leave no trace."""
+    artifact = load_artifact(default_artifact("fraud"))
+    plain, padded = FraudRunner(artifact, "cpu"), FraudRunner(artifact, "cpu", batch_buckets=(8, 32))
+    padded._batches.padded = True
+    for size in (1, 8, 9, 32, 33, 100):
+        features = fresh[1][:size]
+        np.testing.assert_allclose(padded.score(features), plain.score(features), rtol=1e-4, atol=1e-6)
+
+
+def test_batch_of_1024_is_scored_in_two_milliseconds_of_one_thread(runner, fresh):
+    """The best of twenty runs, in processor time, so that a busy machine does not count."""
+    spent_ms = []
+    for _ in range(20):
+        start = time.thread_time()
+        runner.score(fresh[1][:1024])
+        spent_ms.append(1e3 * (time.thread_time() - start))
+    assert min(spent_ms) < 2
+
+
+def test_no_rows_give_no_scores(runner):
+    """An empty batch is not an error."""
+    assert runner.score(np.empty((0, len(FRAUD_FEATURES)), np.float32)).shape == (0,)
+
+
+def test_scoring_changes_no_weight_and_keeps_no_gradient(runner, fresh):
+    """A model is frozen at inference."""
+    model = runner._model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    runner.score(fresh[1][:1000])
+    runner.reasons(fresh[1][:10], 3)
+    assert not model.training
+    assert all(not parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_extreme_features_give_finite_scores(runner):
+    """Traffic unlike any training data is scored, not turned into NaN."""
+    for value in (0.0, -1e30, 1e30, 3e38):
+        scores = runner.score(np.full((3, len(FRAUD_FEATURES)), value, np.float32))
+        assert np.isfinite(scores).all()
+
+
+def test_reasons_sum_to_the_log_odds_of_the_score(runner, fresh):
+    """Baseline, named groups and the rest together are the score, for any number of names."""
+    features = fresh[1]
+    flagged = features[runner.score(features) >= runner.thresholds["review"]][:50]
+    scores = runner.score(flagged).astype(np.float64)
+    for top in (0, 1, 3, 99):
+        reasons = runner.reasons(flagged, top)
+        total = np.array([sum(value for _, value in row) for row in reasons])
+        np.testing.assert_allclose(total, np.log(scores / (1 - scores)), atol=2e-3)
+        assert all(row[0][0] == BASELINE and row[-1][0] == OTHER for row in reasons)
+        assert all(len(row) == 2 + min(top, len(REASON_GROUPS)) for row in reasons)
+
+
+def test_reasons_name_what_is_strange_about_a_payment(runner, fresh):
+    """The reason that a person would give is among the first two."""
+    payments, features = fresh
+    pattern = np.array(payments["pattern"])
+    score = runner.score(features)
+    expected = {
+        "card-testing": "card_velocity",
+        "stolen-card": "amount_against_card_history",
+        "compromised-terminal": "terminal_risk",
+        "night-burst": "time_of_day",
+    }
+    for name, reason in expected.items():
+        caught = features[(pattern == name) & (score >= runner.thresholds["decline"])]
+        assert len(caught) >= 5, name
+        named = [reason in dict(row) for row in runner.reasons(caught, 2)]
+        assert np.mean(named) > 0.8, name
+
+
+def test_reason_of_a_usual_payment_is_nothing(runner):
+    """The baseline row differs from itself in nothing."""
+    (reasons,) = runner.reasons(runner._baseline.numpy()[None, :], 3)
+    assert all(value == 0 for name, value in reasons if name != BASELINE)
+
+
+def test_reason_groups_cover_every_feature_once():
+    """No feature is without a reason or has two."""
+    grouped = [feature for group in REASON_GROUPS.values() for feature in group]
+    assert sorted(grouped) == sorted(FRAUD_FEATURES)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (len(FRAUD_FEATURES),), (2, 2, len(FRAUD_FEATURES))])
+def test_rows_of_another_shape_are_refused(runner, shape):
+    """The error says how many features are expected and what came."""
+    with pytest.raises(FeatureMismatch, match=f"expected rows of {len(FRAUD_FEATURES)} features"):
+        runner.score(np.zeros(shape, np.float32))
+
+
+def test_artifact_trained_on_other_features_is_refused(tmp_path):
+    """Also when only the order differs."""
+    swapped = [FRAUD_FEATURES[1], FRAUD_FEATURES[0], *FRAUD_FEATURES[2:]]
+    with pytest.raises(FeatureMismatch, match="train the model with this version"):
+        FraudRunner(altered(tmp_path, features=swapped), "cpu")
+
+
+def test_artifact_whose_tensors_do_not_fit_is_refused(tmp_path):
+    """A manifest that tells another architecture is an ArtifactError."""
+    with pytest.raises(ArtifactError, match="expected tensors that fit"):
+        FraudRunner(altered(tmp_path, architecture={"hidden": [64, 64]}), "cpu")
+
+
+def test_artifact_of_another_kind_is_refused():
+    """A recommender does not score payments."""
+    with pytest.raises(ArtifactError, match="expected kind fraud"):
+        FraudModel.from_artifact(load_artifact(default_artifact("recommender")))
+    with pytest.raises(ArtifactError, match="expected"):
+        FraudRunner(load_artifact(default_artifact("recommender")), "cpu")
+
+
+def test_artifact_without_thresholds_is_refused():
+    """A missing section is named."""
+    artifact = load_artifact(default_artifact("fraud"))
+    manifest = {name: part for name, part in artifact.manifest.items() if name != "thresholds"}
+    with pytest.raises(ArtifactError, match="'thresholds'"):
+        FraudRunner(dataclasses.replace(artifact, manifest=manifest), "cpu")
+
+
+def test_device_that_is_not_there_is_refused_by_name(monkeypatch):
+    """CUDA asked for and absent is an error that names the setting, never a silent CPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto").type == "cpu"
+    for name in ("cuda", "cuda:1"):
+        with pytest.raises(ModelError, match="STREAMS_DEVICE"):
+            resolve_device(name)
+    for name in ("tpu", "cpu:1", "cuda:x", ""):
+        with pytest.raises(ModelError, match="expected auto, cpu or cuda"):
+            resolve_device(name)
+
+
+def test_dtype_that_the_device_is_no_good_at_is_refused():
+    """bfloat16 is for CUDA."""
+    with pytest.raises(ModelError, match="STREAMS_DTYPE"):
+        resolve_dtype("bfloat16", torch.device("cpu"))
+    with pytest.raises(ModelError, match="float32 or bfloat16"):
+        resolve_dtype("float8", torch.device("cpu"))
+    assert resolve_dtype("bfloat16", torch.device("cuda")) is torch.bfloat16
+
+
+def test_bfloat16_layers_score_nearly_as_float32_ones(runner, fresh):
+    """Reduced precision moves a probability by a few hundredths at most, and seldom."""
+    features = torch.from_numpy(fresh[1][-5000:])
+    reduced = FraudModel.from_artifact(load_artifact(default_artifact("fraud"))).cast(torch.bfloat16)
+    with torch.inference_mode():
+        difference = np.abs(reduced(features).numpy() - runner.score(features.numpy()))
+    assert np.quantile(difference, 0.99) < 0.02
+
+
+def test_shipped_weights_find_fraud_in_a_population_they_have_not_seen(runner, fresh):
+    """Quality floors on fresh payments, once histories have filled."""
+    payments, features = fresh
+    later = payments["event_time"] >= payments["event_time"][0] + 30 * DAY_MS
+    metrics = measure(runner.score(features[later]), payments["is_fraud"][later], runner.thresholds)
+    assert metrics["auc"] > 0.90
+    assert metrics["average_precision"] > 0.50
+    assert metrics["calibration_error"] < 0.01
+    assert metrics["decline_precision"] > 0.80
+    assert metrics["review_recall"] > 0.45
+    assert 0.004 < metrics["review_share"] < 0.02
+
+
+def test_shipped_weights_decline_few_genuine_payments_on_the_first_days(runner, fresh):
+    """A worker that starts without any history does not cry wolf."""
+    payments, features = fresh
+    first = payments["event_time"] < payments["event_time"][0] + 5 * DAY_MS
+    metrics = measure(runner.score(features[first]), payments["is_fraud"][first], runner.thresholds)
+    assert metrics["review_share"] < 0.02
+    assert metrics["decline_precision"] > 0.7

@@ -1,0 +1,179 @@
+"""Training: repeatable, point in time, and clear about data that it cannot use."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from models.artifacts import load_artifact
+from models.errors import TrainingDataError
+from models.features.payments import FRAUD_FEATURES
+from models.fraud import FraudModel
+from models.runner import FraudRunner, RecommenderRunner
+from models.training import fraud, recommender
+from models.training.simulator import DAY_MS, simulate_clicks, simulate_payments
+
+
+@pytest.fixture(scope="module")
+def payments():
+    return dict(simulate_payments(25_000, seed=5, cards=170, terminals=85))
+
+
+@pytest.fixture(scope="module")
+def trained(payments, tmp_path_factory):
+    """Folder and metrics of a model trained on the payments."""
+    folder = tmp_path_factory.mktemp("trained")
+    return folder, fraud.train(folder, columns=payments)
+
+
+@pytest.fixture(scope="module")
+def clicks():
+    return dict(simulate_clicks(8_000, seed=5, items=200))
+
+
+def without(columns, name):
+    return {key: column for key, column in columns.items() if key != name}
+
+
+def test_fraud_training_is_repeatable_and_its_artifact_runs(tmp_path, payments, trained):
+    """One seed, one version; another seed, another; global random state and threads stay as they were."""
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    stages = []
+    folder, first = trained
+    again = fraud.train(tmp_path / "b", columns=payments, progress=lambda stage, done: stages.append((stage, done)))
+    other = fraud.train(tmp_path / "c", columns=payments, seed=8)
+    version = load_artifact(folder).version
+    assert version == load_artifact(tmp_path / "b").version != load_artifact(tmp_path / "c").version
+    assert first == again != other
+    assert 0.5 < first["auc"] <= 1
+    assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
+    assert [done for _, done in stages] == sorted(done for _, done in stages) and 0 <= stages[0][1] < stages[-1][1] <= 1
+    runner = FraudRunner.load(folder, device="cpu")
+    assert runner.version == version
+    assert 0 < runner.thresholds["review"] <= runner.thresholds["decline"] <= 1
+    assert version in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_fraud_training_does_not_need_the_columns_in_order(tmp_path, payments, trained):
+    """Payments are taken in event-time order, however they come."""
+    order = np.random.default_rng(0).permutation(len(payments["event_time"]))
+    shuffled = {
+        name: column[order] if isinstance(column, np.ndarray) else [column[place] for place in order]
+        for name, column in payments.items()
+    }
+    assert fraud.train(tmp_path, columns=shuffled)["auc"] == pytest.approx(trained[1]["auc"], abs=0.02)
+
+
+def test_fraud_parts_are_a_label_delay_apart(payments):
+    """No part's labels are younger than the next part's first payment allows."""
+    parts = fraud._split(payments["event_time"], payments["is_fraud"])
+    times = payments["event_time"]
+    train, validation, test = parts["train"], parts["validation"], parts["test"]
+    assert times[validation.start] - times[train.stop - 1] >= 7 * DAY_MS
+    assert times[test.start] - times[validation.stop - 1] >= 7 * DAY_MS
+    assert test.stop == len(times)
+
+
+def test_pattern_is_never_a_feature(tmp_path, payments, trained):
+    """What explains the label must not reach the model: the weights are the same without it."""
+    fraud.train(tmp_path, columns=without(payments, "pattern"))
+    assert load_artifact(tmp_path).version == load_artifact(trained[0]).version
+    assert not {"pattern", "is_fraud"} & set(FRAUD_FEATURES)
+
+
+@pytest.mark.parametrize("name", fraud.COLUMNS)
+def test_missing_payment_column_is_named(tmp_path, payments, name):
+    """The error names the column to add."""
+    with pytest.raises(TrainingDataError, match=f"got no {name}"):
+        fraud.train(tmp_path, columns=without(payments, name))
+
+
+def test_payments_that_teach_nothing_are_refused(tmp_path, payments):
+    """No payments, one class, too short a span, unequal lengths, amounts that are no numbers."""
+    empty = {name: column[:0] for name, column in payments.items()}
+    genuine = {**payments, "is_fraud": np.zeros_like(payments["is_fraud"])}
+    short = {name: column[:2_000] for name, column in payments.items()}
+    uneven = {**payments, "amount": payments["amount"][:-1]}
+    broken = {**payments, "amount": np.where(np.arange(len(payments["amount"])) == 3, np.nan, payments["amount"])}
+    for columns, message in (
+        (empty, "got none"),
+        (genuine, "got 0 frauds"),
+        (short, "over a longer time"),
+        (uneven, "expected one length"),
+        (broken, "finite"),
+    ):
+        with pytest.raises(TrainingDataError, match=message):
+            fraud.train(tmp_path, columns=columns)
+
+
+def test_recommender_training_is_repeatable_and_its_artifact_runs(tmp_path, clicks):
+    """One seed, one version, and better than popularity after seconds."""
+    first = recommender.train(tmp_path / "a", columns=clicks)
+    again = recommender.train(tmp_path / "b", columns=clicks)
+    assert first == again
+    version = load_artifact(tmp_path / "a").version
+    assert version == load_artifact(tmp_path / "b").version
+    runner = RecommenderRunner.load(tmp_path / "a", device="cpu")
+    assert runner.version == version
+    assert len(runner.recommend(runner.item_index(clicks["item_id"][:1])[None, :], 20).ids[0]) == 20
+    assert version in (tmp_path / "a" / "README.md").read_text(encoding="utf-8")
+
+
+def test_examples_hold_what_a_worker_knew_and_the_next_click(clicks):
+    """Sequences end with the click itself and never with what came after; targets are the session's next click."""
+    names = sorted(set(clicks["item_id"]))
+    index = np.array([names.index(item) for item in clicks["item_id"]], np.int32)
+    sequences, following = recommender.build_examples(clicks["session_id"], index, clicks["event_time"])
+    by_session: dict[str, list[int]] = {}
+    for place, session in enumerate(clicks["session_id"]):
+        by_session.setdefault(session, []).append(place)
+    for places in by_session.values():
+        items = [int(index[place]) for place in places]
+        for step, place in enumerate(places):
+            known = [item for item in sequences[place].tolist() if item >= 0]
+            assert known == items[max(0, step + 1 - recommender.LENGTH) : step + 1]
+            assert following[place] == (places[step + 1] if step + 1 < len(places) else -1)
+
+
+def test_examples_do_not_depend_on_the_batches_they_are_built_in(clicks):
+    """Batching changes nothing but speed."""
+    index = np.arange(len(clicks["item_id"]), dtype=np.int32) % 200
+    whole = recommender.build_examples(clicks["session_id"], index, clicks["event_time"])
+    parts = recommender.build_examples(clicks["session_id"], index, clicks["event_time"], batch_records=37)
+    assert np.array_equal(whole[0], parts[0]) and np.array_equal(whole[1], parts[1])
+
+
+@pytest.mark.parametrize("name", recommender.COLUMNS)
+def test_missing_click_column_is_named(tmp_path, clicks, name):
+    """The error names the column to add."""
+    with pytest.raises(TrainingDataError, match=f"got no {name}"):
+        recommender.train(tmp_path, columns=without(clicks, name))
+
+
+def test_clicks_that_teach_nothing_are_refused(tmp_path, clicks):
+    """No clicks, unequal lengths, sessions of one click each."""
+    lonely = {**clicks, "session_id": [str(place) for place in range(len(clicks["session_id"]))]}
+    for columns, message in (
+        ({name: column[:0] for name, column in clicks.items()}, "got none"),
+        ({**clicks, "item_id": clicks["item_id"][:-1]}, "expected one length"),
+        (lonely, "two or more known items"),
+    ):
+        with pytest.raises(TrainingDataError, match=message):
+            recommender.train(tmp_path, columns=columns)
+
+
+def test_calibration_finds_the_line_that_makes_scores_probabilities():
+    """Log-odds that are twice too steep and one too high are put right, in the model's own output."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(40_000, 3)).astype(np.float32)
+    model = FraudModel(3, (4,))
+    rows = torch.from_numpy(features)
+    with torch.no_grad():
+        raw = model.raw_log_odds(model.standardise(rows)).numpy()
+    scale = 2.0 / raw.std()
+    truth = 1 / (1 + np.exp(-(scale * raw - 1.0)))
+    fraud._calibrate(model, features, rng.random(len(truth)) < truth)
+    np.testing.assert_allclose(model.calibration.numpy(), [scale, -1.0], rtol=0.1, atol=0.5)
+    with torch.no_grad():
+        np.testing.assert_allclose(model(rows).numpy(), truth, atol=0.03)

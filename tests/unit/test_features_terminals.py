@@ -130,6 +130,16 @@ def test_labels_are_unknown_until_the_delay_has_passed() -> None:
     assert features(history, [("x", ready - 1), ("x", ready)])[:, count].tolist() == [0, 1]
 
 
+def test_an_hour_with_more_labels_than_wanted_counts_by_its_share() -> None:
+    """Of the last 5 labels, 2 come from an hour with 4, of which 2 are frauds: one fraud; and one of the newest 3."""
+    history = TerminalHistory()
+    older = [("x", T0 + minute, minute < 3) for minute in range(1, 5)]
+    newer = [("x", T0 + HOUR_MS + minute, minute == 2) for minute in range(1, 4)]
+    add(history, older + newer)
+    moment = T0 + LABEL_DELAY_MS + 2 * HOUR_MS
+    assert features(history, [("x", moment)])[0, TERMINAL_FEATURES.index("terminal_recent_frauds")] == 2
+
+
 def test_a_busy_terminal_costs_an_entry_an_hour() -> None:
     """A million labels in a month take the room of 721."""
     history = TerminalHistory()

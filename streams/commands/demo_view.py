@@ -58,6 +58,7 @@ class DemoView:
         self._clock = clock
         self._started = clock()
         self._shown = 0.0
+        self._phase = ""
         self._totals: deque[tuple[float, int, int]] = deque()
         self._live = Live(console=console, screen=True, auto_refresh=False) if console.is_terminal else None
 
@@ -71,11 +72,11 @@ class DemoView:
             self._live.stop()
 
     def tick(self, *, phase: str) -> None:
-        """Show the state of things, if it is time to."""
+        """Show the state of things, if it is time to or another phase has begun."""
         now = self._clock()
-        if now - self._shown < (REFRESH_S if self._live is not None else LINE_S):
+        if phase == self._phase and now - self._shown < (REFRESH_S if self._live is not None else LINE_S):
             return
-        self._shown = now
+        self._shown, self._phase = now, phase
         figures = self._figures(now)
         if self._live is not None:
             self._live.update(self._page(now, figures, phase), refresh=True)

@@ -129,8 +129,9 @@ def test_lines_where_there_is_no_terminal() -> None:
     with _view(Console(file=out, width=80)) as view:
         view.tick(phase="live")
         view.tick(phase="live")
+        view.tick(phase="ending")
     lines = out.getvalue().splitlines()
-    assert len(lines) == 3
+    assert [line.split()[2] for line in lines if "waiting" in line] == ["live", "ending"]
     assert "waiting 1 " in lines[0] and "1 decline" in lines[0] and "1 dead letters" in lines[0]
     assert "\x1b" not in out.getvalue()
 

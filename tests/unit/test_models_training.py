@@ -12,6 +12,7 @@ from models.features.payments import FRAUD_FEATURES
 from models.fraud import FraudModel
 from models.runner import FraudRunner, RecommenderRunner
 from models.training import fraud, recommender
+from models.training.reproducible import reproducible
 from models.training.simulator import DAY_MS, simulate_clicks, simulate_payments
 
 
@@ -164,16 +165,16 @@ def test_clicks_that_teach_nothing_are_refused(tmp_path, clicks):
 
 
 def test_calibration_finds_the_line_that_makes_scores_probabilities():
-    """Log-odds that are twice too steep and one too high are put right, in the model's own output."""
+    """Log-odds that are too flat and too high are put right, in the model's own output."""
     rng = np.random.default_rng(0)
     features = rng.normal(size=(40_000, 3)).astype(np.float32)
-    model = FraudModel(3, (4,))
+    with reproducible(0):
+        model = FraudModel(3, (16,))
     rows = torch.from_numpy(features)
     with torch.no_grad():
         raw = model.raw_log_odds(model.standardise(rows)).numpy()
-    scale = 2.0 / raw.std()
-    truth = 1 / (1 + np.exp(-(scale * raw - 1.0)))
+    steepness = 2.0 / raw.std()
+    truth = 1 / (1 + np.exp(-(steepness * (raw - raw.mean()) - 1.0)))
     fraud._calibrate(model, features, rng.random(len(truth)) < truth)
-    np.testing.assert_allclose(model.calibration.numpy(), [scale, -1.0], rtol=0.1, atol=0.5)
     with torch.no_grad():
         np.testing.assert_allclose(model(rows).numpy(), truth, atol=0.03)

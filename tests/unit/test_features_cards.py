@@ -187,7 +187,7 @@ def test_idle_cards_are_evicted_and_told_once() -> None:
         b"a": True, b"b": True, b"d": False,
     }  # fmt: skip
     assert len(history) == 2
-    update(history, [("late card in the row of another", T0, 1.0)])
+    update(history, [(f"late card {n} in the row of another", T0, 1.0) for n in range(3)])
     assert history.snapshot(dirty_only=True) == []
 
 

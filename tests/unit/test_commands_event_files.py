@@ -145,6 +145,22 @@ def test_unsorted_file_is_seen_and_sorted_by_time(tmp_path: Path) -> None:
     assert _only(file, sort=True, limit=2).fields["amount"] == [1.0, 3.0]
 
 
+def test_ties_keep_the_order_of_the_file(tmp_path: Path) -> None:
+    """Events of one instant go out as their rows stand, however many there are."""
+    times = [T0 + 1000 * (i % 3) for i in range(600)]
+    file = EventFile(_payments(tmp_path / "p.parquet", 600, ts=times), TRANSACTIONS, columns=MAPPING)
+    rows = [int(name) for name in _only(file, sort=True).fields["transaction_id"]]
+    assert rows == sorted(range(600), key=lambda row: (row % 3, row))
+
+
+def test_limit_counts_across_batches(tmp_path: Path) -> None:
+    """A limit above the size of a batch is kept as well."""
+    count = 70_000
+    times = [T0 + i for i in range(count)]
+    file = EventFile(_payments(tmp_path / "p.parquet", count, ts=times), TRANSACTIONS, columns=MAPPING)
+    assert sum(map(len, file.slices(sort=False, limit=40_000))) == 40_000
+
+
 def test_order_is_checked_across_batches(tmp_path: Path) -> None:
     """A step back between two batches of a large file is a step back."""
     count = 70_000

@@ -21,6 +21,7 @@ class _Scored(msgspec.Struct, gc=False):
     transaction_id: str
     score: float
     decision: str
+    model_version: str
 
 
 class _Labelled(msgspec.Struct, gc=False):
@@ -29,7 +30,10 @@ class _Labelled(msgspec.Struct, gc=False):
 
 
 class ScoreSummary:
-    """Collects decisions and labels, in any order; each decision counts once, by decision_id."""
+    """Collects decisions and labels, in any order; each decision counts once, by decision_id.
+
+    Two models that decided one payment made two decisions; how many each made is reported.
+    """
 
     def __init__(self) -> None:
         self.repeated = 0
@@ -60,7 +64,7 @@ class ScoreSummary:
         self._labels.update(zip(ids, flags, strict=True))
 
     def report(self) -> dict[str, Any]:
-        """Return counts, repeats, and for each class: decisions, mean and quantiles of the scores; the AUC."""
+        """Return counts, repeats, models, and for each class: decisions, mean and quantiles of the scores; the AUC."""
         scores = np.array([d.score for d in self._decisions.values()], dtype=np.float64)
         kinds = np.array(
             [
@@ -85,6 +89,7 @@ class ScoreSummary:
         return {
             "decisions": len(scores),
             "repeated": self.repeated,
+            "models": dict(Counter(d.model_version for d in self._decisions.values())),
             "labels": len(self._labels),
             "auc": area_under_roc(scores[labelled], kinds[labelled] == 1),
             "classes": classes,
@@ -94,8 +99,10 @@ class ScoreSummary:
     def table(report: dict[str, Any]) -> str:
         """Return the report as text."""
         auc = "no AUC: one class only" if report["auc"] is None else f"AUC {report['auc']:.4f}"
+        models = [f"{count:,} by model {version:.12}" for version, count in report["models"].items()]
         lines = [
             f"{report['decisions']:,} decisions, {report['repeated']:,} repeated, {report['labels']:,} labels, {auc}",
+            ", ".join(models),
             "",
             f"{'class':<12}{'decisions':>12}{'approve':>12}{'review':>10}{'decline':>10}{'mean':>9}"
             + "".join(f"{f'p{q * 100:g}':>9}" for q in QUANTILES),

@@ -17,6 +17,7 @@ from streams.commands.score_summary import ScoreSummary, area_under_roc, read_la
 
 def _decision(name: str, score: float, decision: str = "approve") -> bytes:
     fields = {"decision_id": f"d-{name}", "transaction_id": name, "score": score, "decision": decision, "more": [1]}
+    fields["model_version"] = "f" * 64
     return orjson.dumps(fields)
 
 
@@ -47,7 +48,8 @@ def test_classes_are_told_apart_by_the_labels() -> None:
     assert classes["genuine"]["quantiles"]["0.5"] == pytest.approx(0.1)
     table = summary.table(report)
     assert "3 decisions, 1 repeated, 2 labels, AUC 1.0000" in table
-    assert len(table.splitlines()) == 6
+    assert "3 by model ffffffffffff" in table
+    assert len(table.splitlines()) == 7
 
 
 def test_nothing_to_summarise_is_said() -> None:

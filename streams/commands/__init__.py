@@ -25,7 +25,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "topics": ("streams.commands.topics", "List, create and describe the topics; write their schemas."),
     "dead-letters": ("streams.commands.dead_letters", "List rejected records and put them back on their topic."),
     "kafka": ("streams.commands.kafka", "Run an Apache Kafka of your own on this machine."),
-    "train": ("streams.commands.train", "Train the fraud model or the recommender, on simulated events or on a file of your own."),
+    "train": (
+        "streams.commands.train",
+        "Train the fraud model or the recommender, on simulated events or on your own.",
+    ),
     "bench": ("streams.commands.bench", "Measure throughput and latency, Kafka in to Kafka out."),
     "settings": ("streams.commands.settings", "Print every setting: name, value in use, meaning."),
     "version": ("streams.commands.version", "Print the versions of streams and of what it stands on."),

@@ -40,7 +40,7 @@ def _common(folder: str) -> Callable[[Callable[..., None]], Callable[..., None]]
 
 @click.group()
 def train() -> None:
-    """Train the fraud model or the recommender, on simulated events or on a file of your own.
+    """Train the fraud model or the recommender, on simulated events or on your own.
 
     A worker loads the artifact that STREAMS_FRAUD_ARTIFACT or STREAMS_RECOMMENDER_ARTIFACT names; without them, the one
     that ships.

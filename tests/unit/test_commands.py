@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib import metadata
@@ -35,6 +36,9 @@ def raises(kind: str) -> None:
 def runner(monkeypatch: pytest.MonkeyPatch) -> CliRunner:
     """A runner of commands that knows one more, whose environment is that of a fresh shell."""
     monkeypatch.setitem(COMMANDS, "raises", (__name__, "Raise."))
+    for name in [name for name in os.environ if name.startswith("STREAMS_")]:
+        monkeypatch.delenv(name)
+    # What the command line itself sets is put back after the test.
     for name in ("STREAMS_CONFIG", "STREAMS_BOOTSTRAP_SERVERS"):
         monkeypatch.setenv(name, "")
     return CliRunner()

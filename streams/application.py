@@ -39,6 +39,7 @@ class Application(faust.App):
     async def on_start(self) -> None:
         self.worker = Worker(self.settings, lambda: self.consumer, self._fail)
         await asyncio.get_running_loop().run_in_executor(None, self.worker.start)
+        self._deliveries = asyncio.ensure_future(self.worker.poll_deliveries())
         await super().on_start()
 
     def _fail(self, exc: BaseException) -> None:
@@ -59,6 +60,8 @@ class Application(faust.App):
         worker = getattr(self, "worker", None)
         if worker is not None:
             worker.ready = False
+            if worker.pipelines:
+                self._deliveries.cancel()
             await asyncio.get_running_loop().run_in_executor(None, worker.close)
 
 

@@ -90,7 +90,7 @@ class Publisher:
         return Outputs(DEAD_LETTERS.name, values, [batch.keys[each.position] for each in rejected])
 
     def publish(self, outputs: Sequence[Outputs], confirmed: Confirmed, failed: Failed) -> None:
-        """Send; `confirmed` or `failed` is called once, on a thread of the producer."""
+        """Send; `confirmed` or `failed` is called once, by a later `poll` of the producer or at once."""
         self._producer.produce(outputs, confirmed, failed)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -37,11 +38,26 @@ class Job(Protocol):
 
 
 class Device:
-    """The thread that owns the models and the feature state. All methods but `run` are for the loop's thread."""
+    """The thread that owns the models and the feature state. Its methods are for the loop's thread.
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, "device")
+    Args:
+        initialise: called on the thread before anything else.
+    """
+
+    def __init__(self, initialise: Callable[[], None]) -> None:
+        self._pool = ThreadPoolExecutor(1, "device", initialise)
+        self._users: deque[Callable[[], None]] = deque()
         self.in_flight = 0
+
+    def on_free(self, start_due: Callable[[], None]) -> None:
+        """Have `start_due` called whenever there may be room, for all users in turn."""
+        self._users.append(start_due)
+
+    def _freed(self) -> None:
+        self.in_flight -= 1
+        self._users.rotate(-1)  # who comes first changes, so that no topic starves another
+        for start_due in tuple(self._users):
+            start_due()
 
     async def call(self, work: Callable[[], Result]) -> Result:
         """Run `work` in turn on the device thread and return its result."""
@@ -49,20 +65,16 @@ class Device:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work)
         finally:
-            self.in_flight -= 1
+            self._freed()
 
-    def submit(self, work: Callable[[], None], done: Callable[[], None]) -> None:
-        """Run `work`, which must not raise, in turn; then `done` on the loop."""
+    def submit(self, work: Callable[[], None]) -> None:
+        """Run `work`, which must not raise, in turn; then tell the users on the loop."""
         loop = asyncio.get_running_loop()
         self.in_flight += 1
 
         def run() -> None:
             work()
-            loop.call_soon_threadsafe(finished)
-
-        def finished() -> None:
-            self.in_flight -= 1
-            done()
+            loop.call_soon_threadsafe(self._freed)
 
         self._pool.submit(run)
 
@@ -98,6 +110,7 @@ class Pipeline:
         self._timer: asyncio.TimerHandle | None = None
         self._failed = False
         self.unconfirmed = 0
+        device.on_free(self._start_due)
 
     def submit(self, fetch: Fetch) -> None:
         """Take the batches of one fetch. The consumer bounds how many are under way."""
@@ -121,7 +134,7 @@ class Pipeline:
             if records <= self._inline_records_max and self._device.in_flight == 0 and self._job.is_quick(batches):
                 work()  # two hand-overs of the interpreter lock cost more than a small batch
             else:
-                self._device.submit(work, self._start_due)
+                self._device.submit(work)
 
     def _timer_due(self) -> None:
         self._timer = None

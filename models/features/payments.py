@@ -23,6 +23,7 @@ PAYMENT_FEATURES: tuple[str, ...] = (
 FRAUD_FEATURES: tuple[str, ...] = PAYMENT_FEATURES + CARD_FEATURES + TERMINAL_FEATURES
 
 _MINUTES = np.arange(24 * 60) * (2 * np.pi / (24 * 60))
+_SINE, _COSINE = np.sin(_MINUTES), np.cos(_MINUTES)
 
 
 class PaymentFeatures:
@@ -36,8 +37,6 @@ class PaymentFeatures:
     def __init__(self, cards: CardHistory, terminals: TerminalHistory) -> None:
         self.cards = cards
         self.terminals = terminals
-        self._sine = np.sin(_MINUTES)
-        self._cosine = np.cos(_MINUTES)
 
     def build(
         self,
@@ -63,7 +62,7 @@ class PaymentFeatures:
             out = np.empty((len(cards), len(FRAUD_FEATURES)), np.float32)
         event_time, amount = column(event_time, np.int64), column(amount, np.float64)
         assert len(cards) == len(terminals) == len(event_time) == len(amount) == len(out) and out.flags.c_contiguous
-        kernels.payment_columns(event_time, amount, self._sine, self._cosine, out, 0)
+        kernels.payment_columns(event_time, amount, _SINE, _COSINE, out, 0)
         first = len(PAYMENT_FEATURES)
         self.cards.update_into(cards, event_time, amount, out, first)
         self.terminals.features_into(terminals, event_time, out, first + len(CARD_FEATURES))

@@ -31,8 +31,13 @@ from streams.transport.record_batch import BatchSchema, Fetch, RecordBatch
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer
 
-# Fetches answer as soon as one byte is there; this only bounds how long an idle request hangs at the broker.
-FETCH_WAIT_MS_MAX = 500
+# An idle fetch answers as soon as one byte is there; this only bounds how long it hangs at the broker.
+IDLE_FETCH_MS_MAX = 500
+# While records flow, the broker collects this much for a fetch, or as long as `fetch_wait_ms_max` allows: a fetch costs
+# the worker 1-2 ms whatever it holds, and a fetch for every few records would use up a core at 1,000 records/s.
+FLOWING_FETCH_BYTES_MIN = 32_768
+# Without a record for so long a partition counts as idle again.
+FLOW_ENDS_S = 0.25
 
 
 class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
@@ -87,7 +92,7 @@ class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"
-        consumer._fetch_max_wait_ms = FETCH_WAIT_MS_MAX
+        consumer._fetch_max_wait_ms = IDLE_FETCH_MS_MAX
         return consumer
 
     async def _fetch_records(
@@ -135,15 +140,22 @@ class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
                     del fetcher._records[key]
                     fetcher._notify(fetcher._wait_consume_future)
                     result.check_raise()
-            left = deadline - time.monotonic()
-            if drained or left <= 0:
+            if drained:
+                fetcher._fetch_min_bytes = FLOWING_FETCH_BYTES_MIN
+                fetcher._fetch_max_wait_ms = self.consumer.fetch_wait_ms_max
                 return drained
-            waiter = fetcher._create_fetch_waiter()
-            done, _ = await asyncio.wait([waiter], timeout=left)
-            if not done or fetcher._closed:
-                waiter.cancel()
+            left = deadline - time.monotonic()
+            if left <= 0:
                 return {}
-            waiter.result()  # authorization errors surface here
+            waiter = fetcher._create_fetch_waiter()
+            done, _ = await asyncio.wait([waiter], timeout=min(left, FLOW_ENDS_S))
+            if fetcher._closed:
+                return {}
+            if done:
+                waiter.result()  # authorization errors surface here
+            else:
+                waiter.cancel()
+                fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = 1, IDLE_FETCH_MS_MAX
 
     def _record_batches(self, result: FetchResult, tp: TP) -> list[RecordBatch]:
         """Drain one fetch result: the counterpart of aiokafka's `PartitionRecords`, a batch at a time."""
@@ -218,6 +230,7 @@ class Consumer(driver.Consumer):
 
     logger = driver.logger
     fetch_records_max = 1_000
+    fetch_wait_ms_max = 4
     queue_records_max = 16_384
     drain_s_max = 8.0
 
@@ -233,6 +246,7 @@ class Consumer(driver.Consumer):
         settings = getattr(self.app, "settings", None)
         if settings is not None:
             self.fetch_records_max = settings.fetch_records_max
+            self.fetch_wait_ms_max = settings.fetch_wait_ms_max
             self.queue_records_max = settings.queue_records_max
             self.drain_s_max = settings.drain_s_max
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,7 +47,7 @@ class Outputs:
 
 @dataclass(slots=True)
 class _Pending:
-    """Counts the deliveries of one `produce` call, on the polling thread."""
+    """Counts the deliveries of one `produce` call."""
 
     left: int
     confirmed: Confirmed
@@ -92,21 +91,18 @@ class OutputProducer:
                 "socket.nagle.disable": True,
             }
         )
-        self._stopping = threading.Event()
-        self._poller = threading.Thread(target=self._poll, name="delivery-reports", daemon=True)
-        self._poller.start()
 
-    def _poll(self) -> None:
-        while not self._stopping.is_set():
-            self._producer.poll(0.1)
+    def poll(self) -> None:
+        """Handle the delivery reports that have come. For the loop's thread: a thread of its own would fight for the lock."""
+        self._producer.poll(0)
 
     def produce(self, outputs: Sequence[Outputs], confirmed: Confirmed, failed: Failed) -> None:
         """Send the outputs of one input batch. Any thread.
 
         Args:
             outputs: what to send, in order.
-            confirmed: called once on the polling thread when the broker holds all of them; at once if there are none.
-            failed: called once, there or here, when one cannot be delivered.
+            confirmed: called once, by a `poll`, when the broker holds all of them; at once if there are none.
+            failed: called once, by a `poll` or at once, when one cannot be delivered.
         """
         total = sum(len(each.values) for each in outputs)
         if total == 0:
@@ -136,7 +132,7 @@ class OutputProducer:
                     # Full: the broker is slower than the model. Waiting here is the back-pressure.
                     if time.monotonic() > deadline:
                         raise KafkaException(KafkaError(KafkaError._QUEUE_FULL)) from None
-                    time.sleep(0.001)
+                    self._producer.poll(0.001)
 
     def partition_counts(self, topics: Sequence[str], timeout_s: float = 10.0) -> dict[str, int]:
         """Return the number of partitions of each topic that exists.
@@ -156,6 +152,4 @@ class OutputProducer:
     def close(self, timeout_s: float) -> int:
         """Flush within the time given and stop; return how many records are left undelivered."""
         left: int = self._producer.flush(timeout_s)
-        self._stopping.set()
-        self._poller.join()
         return left

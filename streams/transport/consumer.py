@@ -267,13 +267,13 @@ class Consumer(driver.Consumer):
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Mapping[TP, list[Any]]:
         """Return one `Fetch` for each batched topic, under its first partition; other records as upstream."""
-        active = active_partitions or set()
+        self._room.clear()
         full = {topic for topic, n in self.records_in_flight.items() if n >= self.queue_records_max}
-        wanted = {tp for tp in active if tp.topic not in full}
-        if not wanted:
+        wanted = {tp for tp in active_partitions or () if tp.topic not in full}
+        # With a topic full, its room is what to wait for: other topics are only asked whether they have something.
+        found = await self._thread.getmany(wanted, 0.0 if full else timeout) if wanted else {}
+        if not found and (full or not wanted):
             await self._wait_for_room(timeout)
-            return {}
-        found = await self._thread.getmany(wanted, timeout)
         if not self.flow_active or self._paused_partitions.intersection(found):
             return {}  # a rebalance began meanwhile: every partition is sought back to its committed offset
         merged: dict[TP, list[Any]] = {}
@@ -289,7 +289,6 @@ class Consumer(driver.Consumer):
         return merged
 
     async def _wait_for_room(self, timeout: float) -> None:
-        self._room.clear()
         try:
             await asyncio.wait_for(self._room.wait(), min(timeout, 0.1))
         except TimeoutError:

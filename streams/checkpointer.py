@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from faust.types import TP
@@ -51,9 +52,11 @@ class Checkpointer:
         rows = 0
         async with self._lock:
             for name, table in self._tables.items():
-                snapshots: Sequence[Snapshot] = await self._device.call(table.snapshots)
-                for snapshot in snapshots:
-                    rows += await self._write_one(name, table, snapshot, deadline)
+                # One partition at a time: the device is held up for the copy of one, not of all.
+                for number in await self._device.call(table.moved):
+                    snapshot = await self._device.call(partial(table.snapshot, number))
+                    if snapshot is not None:
+                        rows += await self._write_one(name, table, snapshot, deadline)
         return rows
 
     async def _write_one(self, name: str, table: StateTable[Any], snapshot: Snapshot, deadline: float) -> int:
@@ -82,4 +85,4 @@ class Checkpointer:
             await asyncio.sleep(0.02)
 
     def _send(self, table: StateTable[Any], snapshot: Snapshot) -> int:
-        return self._writer.write(table.topic, snapshot.partition, snapshot.rows, self._member(), snapshot.position)
+        return self._writer.write(table.topic, snapshot.partition, snapshot.rows(), self._member(), snapshot.position)

@@ -12,7 +12,7 @@ what is decided; a repeated decision after a crash therefore carries the same fe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -23,7 +23,7 @@ from streams.transport.reader import LogReader
 from streams.transport.record_batch import RecordBatch
 
 ROW, MARKER = b"r", b"m"
-Rows = list[tuple[bytes, bytes | None]]
+Row = tuple[bytes, bytes | None]
 
 
 class History(Protocol):
@@ -31,7 +31,7 @@ class History(Protocol):
 
     watermark: Any
 
-    def snapshot(self, dirty_only: bool) -> Rows: ...
+    def freeze(self, dirty_only: bool) -> Iterable[Row]: ...
 
     def load_many(self, pairs: Sequence[tuple[bytes, bytes]]) -> None: ...
 
@@ -61,11 +61,18 @@ class Partition(Generic[H]):
 
 @dataclass(slots=True)
 class Snapshot:
-    """Rows of one partition at a position, ready to be written."""
+    """Rows of one partition at a position: a copy, to be read by another thread while the state moves on."""
 
     partition: int
     position: int
-    rows: Rows = field(repr=False)
+    marker: Marker
+    frozen: Iterable[Row] = field(repr=False)
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows as they stand in the topic, the marker last."""
+        for key, payload in self.frozen:
+            yield ROW + key, payload
+        yield MARKER, msgspec.json.encode(self.marker)
 
 
 class StateTable(Generic[H]):
@@ -150,16 +157,19 @@ class StateTable(Generic[H]):
                 f"{self.topic}[{number}]: unreadable marker: {exc}; delete the topic to rebuild it from {self.source}"
             ) from exc
 
-    def snapshots(self) -> list[Snapshot]:
-        """Return the rows that changed since the last snapshot, of every partition that moved."""
-        found = []
-        for number, part in self._partitions.items():
-            if part.position > part.checkpointed:
-                rows: Rows = [(ROW + key, payload) for key, payload in part.history.snapshot(not part.whole)]
-                marker = Marker(self._layout, part.position, int(part.history.watermark))
-                found.append(Snapshot(number, part.position, [*rows, (MARKER, msgspec.json.encode(marker))]))
-                part.checkpointed, part.whole = part.position, False
-        return found
+    def moved(self) -> list[int]:
+        """Return the partitions that a checkpoint would bring forward."""
+        return [number for number, part in self._partitions.items() if part.position > part.checkpointed]
+
+    def snapshot(self, number: int) -> Snapshot | None:
+        """Copy the rows of a partition that changed since its last snapshot; None where it is not ours any more."""
+        part = self._partitions.get(number)
+        if part is None:
+            return None
+        frozen = part.history.freeze(not part.whole)
+        part.checkpointed, part.whole = part.position, False
+        marker = Marker(self._layout, part.position, int(part.history.watermark))
+        return Snapshot(number, part.position, marker, frozen)
 
     def not_written(self, snapshot: Snapshot) -> None:
         """Take back a snapshot that did not reach Kafka: the partition's next one is whole."""

@@ -269,4 +269,4 @@ def warm_up_kernels() -> None:
     clicks = decode_clicks([click, click], now_ms=now_ms, limits=limits)
     sessions.update(clicks.session_ids, np.zeros(2, np.int32), clicks.event_times)
     for history in (cards, sessions):
-        history.load_many([(key, payload) for key, payload in history.snapshot(False) if payload is not None])
+        history.load_many(list(history.freeze(False)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ from confluent_kafka import Producer as RdProducer
 from streams.errors import DeliveryFailed
 
 TRANSACTION_S_MAX = 30.0
+# Rows are handed over in slices with a pause: a checkpoint may take its time, decisions may not wait for the interpreter.
+SLICE_ROWS = 128
+SLICE_PAUSE_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,8 @@ class StateWriter:
                     except BufferError:
                         producer.poll(0.01)
                 count += 1
+                if count % SLICE_ROWS == 0:
+                    time.sleep(SLICE_PAUSE_S)
             where = TopicPartition(topic, partition, position)
             producer.send_offsets_to_transaction([where], member.metadata(), TRANSACTION_S_MAX)
             producer.commit_transaction(TRANSACTION_S_MAX)

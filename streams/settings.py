@@ -63,7 +63,7 @@ class Settings:
     )
     queue_records_max: int = setting(16_384, "records waiting for the device before fetching pauses")
     fetch_records_max: int = setting(1_000, "records of one partition handed on as one message")
-    fetch_wait_ms_max: int = setting(4, "while records flow, how long the broker may collect them for one fetch")
+    fetch_wait_ms_max: int = setting(2, "while records flow, how long the broker may collect them for one fetch")
     commit_interval_ms: int = setting(100, "time between offset commits")
     checkpoint_interval_s: float = setting(10.0, "time between checkpoints of the feature state")
     drain_s_max: float = setting(8.0, "how long a stopping worker may finish what it has begun")

@@ -75,7 +75,7 @@ def throughput(events: int, workers: int, cards: int, recreate_topics: bool, jso
 )
 @click.option("--seconds", type=click.FloatRange(1, 3_600), default=30.0, show_default=True, help="Measured time.")
 @click.option(
-    "--warm-up", type=click.FloatRange(0, 600), default=5.0, show_default=True, help="Seconds left out before."
+    "--warm-up", type=click.FloatRange(0, 600), default=15.0, show_default=True, help="Seconds left out before."
 )
 @_options
 def latency(

@@ -230,7 +230,7 @@ class Consumer(driver.Consumer):
 
     logger = driver.logger
     fetch_records_max = 1_000
-    fetch_wait_ms_max = 4
+    fetch_wait_ms_max = 2
     queue_records_max = 16_384
     drain_s_max = 8.0
 

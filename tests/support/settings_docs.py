@@ -22,7 +22,8 @@ UNFIXED: dict[str, tuple[str, str | float]] = {
     "decline_threshold": ("unset", 0.9),
 }
 FILE_HEAD = """\
-# Settings of the worker and of the commands. Every line is commented out and shows the default.
+# Settings of the worker and of the commands. Every line is commented out: it shows the
+# default, or an example where the default is no fixed value.
 # Named by `streams --config FILE` or STREAMS_CONFIG; a variable STREAMS_<KEY> wins over this file.
 """
 
@@ -62,7 +63,7 @@ def settings_file() -> str:
         note = "" if value is not None else f" Default: {UNFIXED[declared.name][0].strip('`')}."
         example = UNFIXED[declared.name][1] if value is None else value
         meaning = declared.metadata["doc"]
-        parts.append(f"# {meaning[0].upper()}{meaning[1:]} ({allowed(declared)}).{note}")
+        parts.append(f"# {declared.name}: {meaning} ({allowed(declared)}).{note}")
         parts.append(f"#{declared.name} = {json.dumps(example)}\n")
     return "\n".join(parts)
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import ssl
 import time
+from pathlib import Path
 from typing import Any
 
 import faust
@@ -94,10 +95,10 @@ def create_app(settings: Settings | None = None) -> Application:
         topic_replication_factor=settings.replication_factor,
         topic_disable_leader=True,
         store="memory://",
-        web_enabled=settings.http_port > 0,
         web_host=settings.http_host,
         web_bind=settings.http_host,
-        web_port=settings.http_port + (settings.worker_slot or 0) if settings.http_port else 6066,
+        web_port=settings.http_port + (settings.worker_slot or 0),
+        datadir=Path(settings.state_dir) / f"{settings.application_id}-data",
     )
     app.settings = settings
     for declare in (fraud_agent, recommendations_agent, labels_agent):

@@ -132,7 +132,7 @@ class DeadLetter(Struct, frozen=True, gc=False):
     offset: Annotated[int, Meta(ge=0)]
     key: Annotated[str | None, Meta(description="The original key as text; null when absent or not UTF-8.")]
     value_base64: Annotated[str | None, Meta(description="The original value; null for a record without one.")]
-    stage: Annotated[str, Meta(description="Where it failed: decode, score or publish.", examples=["decode"])]
+    stage: Annotated[str, Meta(description="Where it failed: decode.", examples=["decode"])]
     code: Annotated[str, Meta(description="A short word for programs.", examples=["missing-field"])]
     message: Annotated[str, Meta(description="A sentence for people: what was expected, what came.")]
     key_base64: Annotated[str | None, Meta(description="The original key, only when it is not UTF-8.")] = None

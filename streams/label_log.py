@@ -14,12 +14,17 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from models.features.terminals import LABEL_GRANULARITY_MS, TerminalHistory
 from streams.errors import KafkaUnavailable
 from streams.transport.reader import LogReader
 
 # Labels absent for longer than this are a broker's failure, not a delay: the worker stops and says so.
 CATCH_UP_S_MAX = 120.0
+
+HOURS_KEPT_MAX = 100_000
 
 Apply = Callable[[TerminalHistory, Sequence[bytes | None], Sequence[int]], None]
 
@@ -43,7 +48,7 @@ class LabelLog:
         self.lock = threading.Lock()  # held while the history is read or written
         self._positions = dict.fromkeys(reader.partitions(topic), 0)
         self._moved = threading.Condition()
-        self._complete_to: int | None = None
+        self._complete_hours: set[int] = set()
         self.caught_up = False  # nothing was left to read when the follower last asked
         self._stopping = False
         self._error: Exception | None = None
@@ -83,16 +88,22 @@ class LabelLog:
                 self._positions[number] = max(self._positions[number], end)
             self._moved.notify_all()
 
-    def wait_for(self, event_time: int) -> None:
-        """Return when every label that a payment at `event_time` may see is included.
+    def wait_for(self, event_times: NDArray[np.int64]) -> None:
+        """Return when every label is included that was in the log before the first payment of each of these hours.
+
+        Args:
+            event_times: int64[B] of payments, ms since the epoch.
 
         Raises:
             KafkaUnavailable: the follower failed or does not get there.
         """
-        if self._complete_to is not None and event_time <= self._complete_to:
+        hours = set(np.unique(event_times // LABEL_GRANULARITY_MS).tolist())
+        if hours <= self._complete_hours:
             return
         self._catch_up()
-        self._complete_to = event_time - event_time % LABEL_GRANULARITY_MS + LABEL_GRANULARITY_MS - 1
+        if len(self._complete_hours) > HOURS_KEPT_MAX:
+            self._complete_hours.clear()  # costs one more look at the log's end for each hour that comes again
+        self._complete_hours |= hours
 
     def _catch_up(self) -> None:
         began = time.monotonic()

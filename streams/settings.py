@@ -43,7 +43,7 @@ class Settings:
     )
     application_id: str = setting("streams", "consumer group, and prefix of the state topics and transactional ids")
     guarantee: Guarantee = setting("at_least_once", "delivery guarantee of decisions")
-    state_dir: str = setting(_state_dir, "folder of the embedded broker and of the worker's files")
+    state_dir: str = setting(_state_dir, "folder of the embedded broker and of Faust's own files")
     worker_slot: int | None = setting(
         None, "small number, stable for a worker: static membership, port offset, log names"
     )
@@ -59,7 +59,7 @@ class Settings:
     batch_records_max: int = setting(2048, "records in one micro-batch")
     wait_ms_max: float = setting(0.0, "how long a micro-batch may wait for more records; 0: never")
     inline_records_max: int = setting(
-        64, "micro-batches up to this size run on the event loop, larger ones on the device thread"
+        256, "micro-batches up to this size run on the event loop, larger ones on the device thread"
     )
     queue_records_max: int = setting(16_384, "records waiting for the device before fetching pauses")
     fetch_records_max: int = setting(1_000, "records of one partition handed on as one message")
@@ -78,7 +78,7 @@ class Settings:
     top_k: int = setting(20, "items of a recommendation")
 
     http_host: str = setting("127.0.0.1", "address of /live, /ready and /metrics")
-    http_port: int = setting(6066, "port of /live, /ready and /metrics, plus worker_slot; 0: no HTTP")
+    http_port: int = setting(6066, "port of /live, /ready and /metrics, plus worker_slot")
 
     security_protocol: SecurityProtocol = setting("PLAINTEXT", "as in librdkafka's security.protocol")
     sasl_mechanism: SaslMechanism = setting("PLAIN", "as in librdkafka's sasl.mechanism")
@@ -184,7 +184,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("decline_threshold", 0.0, 1.0),
     ("reasons_max", 0, 50),
     ("top_k", 1, 1_000),
-    ("http_port", 0, 65_535),
+    ("http_port", 1, 65_535),
 )
 
 

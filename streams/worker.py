@@ -12,22 +12,20 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 from faust.types import TP
 
+from models.features import payments, sessions
 from models.features.cards import CardHistory
-from models.features.payments import PaymentFeatures
 from models.features.sessions import SessionHistory
-from models.features.terminals import TerminalHistory
 from models.runner import FraudRunner, RecommenderRunner
 from streams.agents.fraud import CardReplay, FraudJob
 from streams.agents.labels import LabelJob, LabelReplay
 from streams.agents.recommendations import RecommendationJob, SessionReplay
 from streams.checkpointer import Checkpointer
-from streams.codecs import Limits, decode_clicks, decode_transactions
+from streams.codecs import Limits, decode_transactions
 from streams.errors import KafkaUnavailable
 from streams.label_log import LabelLog
 from streams.metrics import Metrics
@@ -256,17 +254,6 @@ def set_torch_threads(count: int) -> None:
 
 def warm_up_kernels() -> None:
     """Compile what decodes and builds features, or load it from the cache, before the first record waits for it."""
-    payment = b'{"transaction_id":"t","event_time":1704067200000,"card_id":"c","terminal_id":"m","amount":1.0}'
-    click = b'{"event_id":"e","event_time":1704067200000,"session_id":"s","item_id":"i","event_type":"view"}'
-    label = b'{"transaction_id":"t","event_time":1704067200000,"card_id":"c","terminal_id":"m","is_fraud":false}'
-    now_ms, limits = [1_704_067_200_000] * 2, Limits()
-    cards, terminals, sessions = CardHistory(), TerminalHistory(), SessionHistory()
-    LabelReplay(limits)(terminals, [label, label], now_ms)
-    payments = decode_transactions([payment, payment], now_ms=now_ms, limits=limits)
-    PaymentFeatures(cards, terminals).build(
-        payments.card_ids, payments.terminal_ids, payments.event_times, payments.amounts
-    )
-    clicks = decode_clicks([click, click], now_ms=now_ms, limits=limits)
-    sessions.update(clicks.session_ids, np.zeros(2, np.int32), clicks.event_times)
-    for history in (cards, sessions):
-        history.load_many(list(history.freeze(False)))
+    payments.warm_up()
+    sessions.warm_up()
+    decode_transactions([b"{}"], now_ms=0, limits=Limits())

@@ -105,7 +105,7 @@ class FraudJob:
     def _build_features(self, batch: RecordBatch, columns: Transactions, out: NDArray[np.float32]) -> None:
         cards = self._cards.at(batch)
         if len(columns.accepted):
-            self._labels.wait_for(int(columns.event_times.max()))
+            self._labels.wait_for(columns.event_times)
             with self._labels.lock:
                 PaymentFeatures(cards, self._labels.history).build(
                     columns.card_ids, columns.terminal_ids, columns.event_times, columns.amounts, out

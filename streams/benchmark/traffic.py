@@ -124,10 +124,10 @@ def send_open_loop(
     begin, position = clock(), first
     while position < count:
         due = min(count, first + int((clock() - begin) / period_ns) + 1)
-        for position in range(position, due):
+        while position < due:
             sent[position] = clock()
             producer.produce(topic, values[position], keys[position])
-        position = due
+            position += 1
         producer.poll(0)
         time.sleep(TICK_S)
     producer.flush(60)

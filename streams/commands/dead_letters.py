@@ -39,8 +39,8 @@ def dead_letters() -> None:
     \b
     Examples:
       streams dead-letters list
-      streams dead-letters replay --code inference-failed --dry-run
-      streams dead-letters replay --code inference-failed
+      streams dead-letters replay --code out-of-range --dry-run
+      streams dead-letters replay --code out-of-range
     """
 
 
@@ -79,7 +79,7 @@ def replay(code: tuple[str, ...], topic: str | None, limit: int | None, dry_run:
 
     \b
     Examples:
-      streams dead-letters replay --topic transactions --code inference-failed --dry-run
+      streams dead-letters replay --topic transactions --code out-of-range --dry-run
       streams dead-letters replay --limit 1
     """
     from streams.commands.cluster import connect, require_topics

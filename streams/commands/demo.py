@@ -302,7 +302,10 @@ def _summarise(tally: Tally) -> None:
         ("lost", f"{tally.pending:,}"),
         ("repeated", f"{tally.repeated:,}"),
         ("dead letters", f"{tally.dead_letters:,}"),
-        ("latency", f"p50 {p50} ms, p99 {p99} ms, p99.9 {p999} ms, from the producer's call to the answer in hand, warm"),
+        (
+            "latency",
+            f"p50 {p50} ms, p99 {p99} ms, p99.9 {p999} ms, from the producer's call to the answer in hand, warm",
+        ),
     )
     for name, text in rows:
         click.echo(f"{name:<14}{text}")

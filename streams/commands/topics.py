@@ -27,7 +27,7 @@ from streams.topics import ALL, TRANSACTIONS, Topic
 
 @dataclass(frozen=True, slots=True)
 class Creation:
-    """What `create_topics` found or did: `created` is False for a topic that existed with the right partitions."""
+    """What `create_topics` found or did: `created` is False for a topic that existed, with `partitions` as found."""
 
     topic: Topic
     partitions: int
@@ -46,20 +46,9 @@ def create_topics(admin: AdminClient, settings: Settings, topics: Sequence[Topic
         One entry a topic, in order.
 
     Raises:
-        KafkaUnavailable: the cluster refuses, or a topic exists with another number of partitions.
+        KafkaUnavailable: the cluster refuses.
     """
     found = partition_counts(admin)
-    # Topics keyed alike must be partitioned alike: a card's payments and state meet in one worker.
-    wrong = [
-        f"{topic.name} has {found[topic.name]} instead of {topic.partition_count(settings.partitions)}"
-        for topic in topics
-        if topic.name in found and found[topic.name] != topic.partition_count(settings.partitions)
-    ]
-    if wrong:
-        raise KafkaUnavailable(
-            f"partitions={settings.partitions}: {'; '.join(wrong)}; set partitions to what the cluster has, "
-            "or delete the topics (their records with them) and run `streams topics create` again"
-        )
     new = {
         topic.name: NewTopic(
             topic.name,
@@ -86,7 +75,7 @@ def create_topics(admin: AdminClient, settings: Settings, topics: Sequence[Topic
     # Answered by the leaders: whoever produces or reads right after this call finds them.
     with closing(reading_consumer(settings)) as consumer:
         offset_ranges(consumer, {name: new[name].num_partitions for name in created})
-    return [Creation(t, t.partition_count(settings.partitions), t.name in created) for t in topics]
+    return [Creation(t, found.get(t.name, t.partition_count(settings.partitions)), t.name in created) for t in topics]
 
 
 @click.group()

@@ -32,6 +32,7 @@ class Application(faust.App):
 
     settings: Settings
     worker: Worker
+    started_worker: Worker | None = None  # the same, once it has everything it needs
 
     def batched(self, topic: Topic) -> Any:
         """Return the channel of a topic whose agents take whole fetches; offsets follow confirmed outputs."""
@@ -42,6 +43,7 @@ class Application(faust.App):
         logging.getLogger("aiokafka").setLevel(logging.INFO)
         self.worker = Worker(self.settings, lambda: self.consumer, self._fail)
         await asyncio.get_running_loop().run_in_executor(None, self.worker.start)
+        self.started_worker = self.worker
         self._deliveries = asyncio.ensure_future(self.worker.poll_deliveries())
         await super().on_start()
 
@@ -51,19 +53,21 @@ class Application(faust.App):
 
     async def drain(self, deadline: float) -> None:
         """Called by the consumer before it commits for the last time under an assignment."""
-        await self.worker.drain(deadline)
+        if self.started_worker is not None:
+            await self.started_worker.drain(deadline)
 
     async def drained(self, deadline: float) -> None:
         """Called by the consumer after that commit: the next owner restores from what is written here."""
-        rows = await self.worker.checkpoint(max(0.0, deadline - time.monotonic()))
-        logger.info("checkpoint at hand-over: %d rows", rows)
+        if self.started_worker is not None:
+            rows = await self.started_worker.checkpoint(max(0.0, deadline - time.monotonic()))
+            logger.info("checkpoint at hand-over: %d rows", rows)
 
     async def on_shutdown(self) -> None:
         await super().on_shutdown()
         worker = getattr(self, "worker", None)
         if worker is not None:
             worker.ready = False
-            if worker.pipelines:
+            if self.started_worker is not None:
                 self._deliveries.cancel()
             await asyncio.get_running_loop().run_in_executor(None, worker.close)
 
@@ -79,6 +83,7 @@ def create_app(settings: Settings | None = None) -> Application:
     """
     settings = settings or load_settings()
     servers = settings.brokers().split(",")
+    Path(settings.state_dir).mkdir(parents=True, exist_ok=True)  # Faust makes its own folder in it, but not this one
     app = Application(
         settings.application_id,
         broker=";".join(f"streams://{server.strip()}" for server in servers),

@@ -199,7 +199,7 @@ class Worker:
 
     async def checkpoint(self, seconds_max: float) -> int:
         """Write the changed state; return the number of rows."""
-        if self.failure is not None or not self.pipelines:
+        if self.failure is not None:
             return 0
         return await self._checkpointer.write(seconds_max)
 

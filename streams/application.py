@@ -100,6 +100,8 @@ def create_app(settings: Settings | None = None) -> Application:
         topic_replication_factor=settings.replication_factor,
         topic_disable_leader=True,
         store="memory://",
+        # A static member that returns is given its old assignment, which carries this URL: it must not change with a port.
+        canonical_url=None if settings.worker_slot is None else f"http://{settings.group_instance_id}",
         web_host=settings.http_host,
         web_bind=settings.http_host,
         web_port=settings.http_port + (settings.worker_slot or 0),

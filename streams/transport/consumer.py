@@ -25,7 +25,7 @@ from mode.services import Service
 from mode.utils.futures import maybe_async
 
 from streams.checkpoint import OffsetTracker
-from streams.errors import OutOfOrder
+from streams.errors import KafkaUnavailable, OutOfOrder
 from streams.transport.record_batch import BatchSchema, Fetch, RecordBatch
 
 if TYPE_CHECKING:
@@ -66,7 +66,17 @@ class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
 
     @Service.task
     async def _thread_keepalive(self) -> None:
-        """Upstream keeps its thread's loop turning; the worker's loop needs no such help."""
+        """Upstream keeps its thread's loop turning; what needs watching here is aiokafka's group membership.
+
+        Its task ends when the assignor raises, and says so in the log only: the worker would sit without partitions.
+        """
+        while not self.should_stop:
+            await self.sleep(1.0)
+            membership = self._ensure_consumer()._coordinator._coordination_task
+            if membership.done() and not self.should_stop:
+                cause = None if membership.cancelled() else membership.exception()
+                await self.crash(KafkaUnavailable(f"group membership ended: {cause!r}; the worker stops to join anew"))
+                return
 
     async def _leave_group(self) -> None:
         # aiokafka's static members never leave, and their partitions stay orphaned for the session timeout.

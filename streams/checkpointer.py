@@ -15,7 +15,8 @@ from streams.errors import DeliveryFailed
 from streams.metrics import Metrics
 from streams.scoring import Device
 from streams.state import Snapshot, StateTable
-from streams.transport.transactions import GroupMember, StateWriter
+from streams.transport.state_writer import StateWriter
+from streams.transport.transactions import GroupMember
 
 logger = logging.getLogger(__name__)
 

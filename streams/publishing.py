@@ -11,8 +11,9 @@ import orjson
 from streams.codecs import Clicks, Rejection, Transactions, encode_dead_letter
 from streams.errors import KafkaUnavailable
 from streams.topics import DEAD_LETTERS, DECISIONS, RECOMMENDATIONS, Topic
-from streams.transport.producer import Confirmed, Failed, OutputProducer, Outputs
+from streams.transport.producer import Delivery, OutputProducer, Outputs
 from streams.transport.record_batch import RecordBatch
+from streams.transport.transactions import TransactionalProducer
 
 Reasons = list[dict[str, str | float]]
 
@@ -56,7 +57,7 @@ class Timing:
 class Publisher:
     """Sends what the jobs made."""
 
-    def __init__(self, producer: OutputProducer) -> None:
+    def __init__(self, producer: OutputProducer | TransactionalProducer) -> None:
         self._producer = producer
         names = [topic.name for topic in DESTINATIONS]
         self._partitions = producer.partition_counts(names)
@@ -89,9 +90,9 @@ class Publisher:
         ]
         return Outputs(DEAD_LETTERS.name, values, [batch.keys[each.position] for each in rejected])
 
-    def publish(self, outputs: Sequence[Outputs], confirmed: Confirmed, failed: Failed) -> None:
-        """Send; `confirmed` or `failed` is called once, by a later `poll` of the producer or at once."""
-        self._producer.produce(outputs, confirmed, failed)
+    def publish(self, delivery: Delivery) -> None:
+        """Send; the delivery is told what became of it."""
+        self._producer.produce(delivery)
 
 
 def encode_decisions(

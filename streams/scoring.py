@@ -14,7 +14,7 @@ from streams.batching import MicroBatcher
 from streams.metrics import Metrics
 from streams.publishing import Publisher
 from streams.settings import Settings
-from streams.transport.producer import Outputs
+from streams.transport.producer import Delivery, Outputs
 from streams.transport.record_batch import Fetch, RecordBatch
 
 Result = TypeVar("Result")
@@ -151,9 +151,13 @@ class Pipeline:
         self._metrics.micro_batch(self._job.name, batches, started, time.monotonic())
         for batch, each in zip(batches, outputs, strict=True):
             self._publisher.publish(
-                each,
-                confirmed=partial(self._on_loop, loop, self._confirmed, batch),
-                failed=partial(self._on_loop, loop, self._stop),
+                Delivery(
+                    batch,
+                    each,
+                    confirmed=partial(self._on_loop, loop, self._confirmed, batch),
+                    abandoned=partial(self._on_loop, loop, self._abandoned),
+                    failed=partial(self._on_loop, loop, self._stop),
+                )
             )
 
     @staticmethod
@@ -164,6 +168,9 @@ class Pipeline:
     def _confirmed(self, batch: RecordBatch) -> None:
         self.unconfirmed -= 1
         self._confirm(batch)
+
+    def _abandoned(self) -> None:
+        self.unconfirmed -= 1
 
     def _stop(self, exc: BaseException) -> None:
         if not self._failed:

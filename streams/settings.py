@@ -42,7 +42,7 @@ class Settings:
         "", "host:port[,host:port] of the cluster; empty: the broker of `streams kafka start`"
     )
     application_id: str = setting("streams", "consumer group, and prefix of the state topics and transactional ids")
-    guarantee: Guarantee = setting("at_least_once", "delivery guarantee of decisions")
+    guarantee: Guarantee = setting("exactly_once", "delivery guarantee of decisions")
     state_dir: str = setting(_state_dir, "folder of the embedded broker and of Faust's own files")
     worker_slot: int | None = setting(
         None, "small number, stable for a worker: static membership, port offset, log names"
@@ -110,11 +110,6 @@ class Settings:
             raise SettingsError(f"review_threshold={review} exceeds decline_threshold={decline}; lower it")
         if self.dtype == "bfloat16" and self.device == "cpu":
             raise SettingsError("dtype=bfloat16 needs device=cuda; use dtype=float32 on the CPU")
-        if self.guarantee == "exactly_once":
-            raise SettingsError(
-                "guarantee=exactly_once: this version offers at_least_once only; "
-                "drop repeats downstream by decision_id, or use guarantee=at_least_once"
-            )
         if self.security_protocol.startswith("SASL") and not (self.sasl_username and self.sasl_password):
             raise SettingsError(f"security_protocol={self.security_protocol} needs sasl_username and sasl_password")
         if not self.security_protocol.startswith("SASL") and (self.sasl_username or self.sasl_password):

@@ -7,7 +7,7 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -36,17 +36,17 @@ from streams.settings import Settings
 from streams.state import StateTable
 from streams.topics import CLICKSTREAM, LABELS, TRANSACTIONS, Topic, state_topic
 from streams.transport.consumer import Consumer
+from streams.transport.ownership import Ownership, fence
 from streams.transport.producer import OutputProducer
 from streams.transport.reader import LogReader
 from streams.transport.record_batch import RecordBatch
-from streams.transport.transactions import GroupMember, StateWriter
+from streams.transport.state_writer import StateWriter
+from streams.transport.transactions import GroupMember, TransactionalProducer
 
 logger = logging.getLogger(__name__)
 
 # The interpreter lets a thread keep the lock for 5 ms by default: the loop would wait that long behind the device thread.
 SWITCH_INTERVAL_S = 0.0002
-# Decisions do not wait for their delivery reports; commits and the bound on records in flight do.
-DELIVERY_POLL_S = 0.005
 
 
 class Worker:
@@ -54,14 +54,16 @@ class Worker:
 
     Args:
         settings: checked settings.
+        name: client id in the group and transactional id; no other live process has it.
         consumer: returns Faust's consumer, once it exists.
         fail: called on the loop with the error that must stop the process.
     """
 
     def __init__(
-        self, settings: Settings, consumer: Callable[[], Consumer], fail: Callable[[BaseException], None]
+        self, settings: Settings, name: str, consumer: Callable[[], Consumer], fail: Callable[[BaseException], None]
     ) -> None:
         self.settings, self.metrics, self._consumer, self._fail = settings, Metrics(), consumer, fail
+        self._name = name
         self._loop = asyncio.get_running_loop()
         set_torch_threads(settings.torch_threads)
         self._closing = ExitStack()
@@ -79,13 +81,15 @@ class Worker:
         settings = self.settings
         began = time.monotonic()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        config = settings.librdkafka()
+        if settings.worker_slot is not None and settings.guarantee == "exactly_once":
+            fence(config, self._name)  # whoever had this slot before us may have died in a transaction
         fraud = FraudRunner.load(settings.fraud_artifact, settings.device, settings.dtype)
         recommender = RecommenderRunner.load(settings.recommender_artifact, settings.device, settings.dtype)
         fraud.warm_up()
         recommender.warm_up()
         warm_up_kernels()
-        config = settings.librdkafka()
-        self._producer = OutputProducer(config)
+        self._producer = self._outputs(config)
         self._closing.callback(self._close_producer)
         publisher = Publisher(self._producer)
         limits = Limits(settings.record_bytes_max, settings.event_time_ahead_s_max * 1000)
@@ -125,7 +129,7 @@ class Worker:
         self._checkpointer = Checkpointer(
             {"cards": self._cards, "sessions": self._sessions},
             self.device,
-            StateWriter(config, f"{settings.application_id}-state-{self._slot()}"),
+            StateWriter(config, f"{self._name}-state"),
             lambda tp: self._consumer().committed(tp),
             self._member,
             self.metrics,
@@ -137,9 +141,27 @@ class Worker:
             fraud.name, fraud.version, recommender.name, recommender.version, fraud.device, time.monotonic() - began,
         )  # fmt: skip
 
-    def _slot(self) -> str:
-        # Without a slot two workers must not share an id, or each would fence the other.
-        return f"{time.time_ns():x}" if self.settings.worker_slot is None else str(self.settings.worker_slot)
+    def _outputs(self, config: dict[str, str]) -> OutputProducer | TransactionalProducer:
+        if self.settings.guarantee == "at_least_once":
+            return OutputProducer(config)
+        return TransactionalProducer(
+            config,
+            self._name,
+            Ownership(config, self.settings.application_id, self._name),
+            self.settings.commit_interval_ms / 1000.0,
+            lambda offsets: self._consumer().committed_by_transaction(offsets),
+            self.stop_with,
+            self._loop,
+        )
+
+    async def take_over(self, partitions: Sequence[TP]) -> None:
+        """Begin an assignment, before the first fetch under it.
+
+        Raises:
+            StreamsError: the partitions cannot be taken over.
+        """
+        if isinstance(self._producer, TransactionalProducer):
+            await self._producer.take_over(partitions, self._member())
 
     def _thresholds(self, runner: FraudRunner) -> Thresholds:
         review, decline = self.settings.review_threshold, self.settings.decline_threshold
@@ -227,11 +249,9 @@ class Worker:
         self.metrics.label_wait.set(self._label_log.wait_s)
         return self.metrics.text()
 
-    async def poll_deliveries(self) -> None:
-        """Handle delivery reports until cancelled."""
-        while True:
-            self._producer.poll()
-            await asyncio.sleep(DELIVERY_POLL_S)
+    async def deliver(self) -> None:
+        """Bring outputs to their confirmation, until cancelled."""
+        await self._producer.run()
 
     def close(self) -> None:
         """Stop threads and clients, the last made first. Not for the loop's thread."""
@@ -240,7 +260,7 @@ class Worker:
     def _close_producer(self) -> None:
         left = self._producer.close(1.0 if self.failure else 5.0)
         if left:
-            logger.warning("%d outputs were not confirmed; their input will be read again", left)
+            logger.warning("outputs were not confirmed (%d); their input will be read again", left)
 
 
 def set_torch_threads(count: int) -> None:

@@ -90,6 +90,17 @@ class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
             except KafkaError as exc:
                 self.log.warning("leaving the group failed (%r); its session ends by timeout", exc)
 
+    async def on_start(self) -> None:
+        await super().on_start()
+        coordinator = self._ensure_consumer()._coordinator
+        fetch_committed = coordinator.fetch_committed_offsets
+
+        async def fetch_committed_offsets(partitions: Any) -> Any:
+            await self.consumer.taken_over.wait()  # until then, offsets of a dead owner's transaction may change
+            return await fetch_committed(partitions)
+
+        coordinator.fetch_committed_offsets = fetch_committed_offsets
+
     async def call_thread(self, fun: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
         return await maybe_async(fun(*args, **kwargs))
 
@@ -243,6 +254,7 @@ class Consumer(driver.Consumer):
     fetch_wait_ms_max = 2
     queue_records_max = 16_384
     drain_s_max = 8.0
+    transactional = False  # offsets of batched topics are committed by the outputs' transactions, not here
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -253,12 +265,14 @@ class Consumer(driver.Consumer):
         self._expected: dict[TP, int] = {}
         self.records_in_flight: dict[str, int] = {}
         self._room = asyncio.Event()
+        self.taken_over = asyncio.Event()
         settings = getattr(self.app, "settings", None)
         if settings is not None:
             self.fetch_records_max = settings.fetch_records_max
             self.fetch_wait_ms_max = settings.fetch_wait_ms_max
             self.queue_records_max = settings.queue_records_max
             self.drain_s_max = settings.drain_s_max
+            self.transactional = settings.guarantee == "exactly_once"
 
     def _new_consumer_thread(self) -> ConsumerOnLoop:
         return ConsumerOnLoop(self, loop=self.loop, beacon=self.beacon)
@@ -349,12 +363,25 @@ class Consumer(driver.Consumer):
         tracker = self._trackers.get(tp)
         return None if tracker is None else tracker.committed
 
+    def committed_by_transaction(self, offsets: Mapping[TP, int]) -> None:
+        """Note what a transaction of outputs has committed."""
+        for tp, offset in offsets.items():
+            if tp in self._trackers:
+                self._trackers[tp].committed = offset
+        self._committed_offset.update(offsets)
+        self.app.monitor.on_tp_commit(offsets)
+
     def track_message(self, message: Message) -> None:
         if type(message.value) is not list or not self.is_batched(message.topic):
             super().track_message(message)
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> list[TP]:
-        return [tp for tp in self._trackers if topics is None or tp in topics or tp.topic in topics]
+        return [
+            tp
+            for tp in self._trackers
+            if (topics is None or tp in topics or tp.topic in topics)
+            and not (self.transactional and self.is_batched(tp.topic))
+        ]
 
     def _new_offset(self, tp: TP) -> int | None:
         tracker = self._trackers.get(tp)
@@ -406,10 +433,15 @@ class Consumer(driver.Consumer):
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         await super().on_partitions_revoked(revoked)
+        self.taken_over.clear()
         self._forget()
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         self._forget()
+        take_over = getattr(self.app, "take_over", None)
+        if take_over is not None:
+            await take_over(sorted(tp for tp in assigned if self.is_batched(tp.topic)))
+        self.taken_over.set()
         await super().on_partitions_assigned(assigned, generation_id)
 
     def _forget(self) -> None:

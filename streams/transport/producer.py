@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message
@@ -12,6 +13,7 @@ from confluent_kafka import Producer as RdProducer
 from faust.transport.drivers import aiokafka as driver
 
 from streams.errors import DeliveryFailed
+from streams.transport.record_batch import RecordBatch
 
 # How long librdkafka retries one message before it reports failure; then the worker stops and its input is read again.
 DELIVERY_S_MAX = 60.0
@@ -22,8 +24,8 @@ OUTPUT_BYTES_MAX = 2 * 1024 * 1024
 OUTPUT_RECORDS_MAX = 200_000
 OUTPUT_KIB_MAX = 262_144
 
-Confirmed = Callable[[], None]
-Failed = Callable[[DeliveryFailed], None]
+# Decisions do not wait for their delivery reports; commits and the bound on records in flight do.
+DELIVERY_POLL_S = 0.005
 
 
 class Producer(driver.Producer):
@@ -46,38 +48,30 @@ class Outputs:
 
 
 @dataclass(slots=True)
-class _Pending:
-    """Counts the deliveries of one `produce` call."""
+class Delivery:
+    """The outputs of one input batch, and who is told what became of them: exactly one of the three, once.
 
-    left: int
-    confirmed: Confirmed
-    failed: Failed
-    errors: list[KafkaError] = field(default_factory=list)
-
-    def delivered(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None and not self.errors:
-            self.errors.append(error)
-            place = f"{message.topic()}[{message.partition()}]"
-            self.failed(
-                DeliveryFailed(
-                    f"{place}: the broker did not confirm an output: {error.str()}; nothing of it is committed"
-                )
-            )
-        self.left -= 1
-        if self.left == 0 and not self.errors:
-            self.confirmed()
-
-
-class OutputProducer:
-    """Idempotent librdkafka producer: `acks=all`, keys placed as Java's and Faust's clients place them.
-
-    Every record has its delivery report; a call is confirmed when all of its records are.
+    Args:
+        batch: the input.
+        outputs: what to send, in order.
+        confirmed: the broker holds all of them.
+        abandoned: nobody will read them, because the partition has passed to another assignment: its records are read again.
+        failed: they cannot be delivered; the worker must stop.
     """
 
-    def __init__(self, config: Mapping[str, str]) -> None:
-        self._producer = RdProducer(
+    batch: RecordBatch
+    outputs: Sequence[Outputs]
+    confirmed: Callable[[], None]
+    abandoned: Callable[[], None]
+    failed: Callable[[DeliveryFailed], None]
+
+
+class OutputSender:
+    """librdkafka as outputs need it: `acks=all`, idempotent, keys placed as Java's and Faust's clients place them."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.client = RdProducer(
             {
-                **config,
                 "acks": "all",
                 "enable.idempotence": True,
                 "partitioner": "murmur2_random",
@@ -89,41 +83,19 @@ class OutputProducer:
                 "queue.buffering.max.kbytes": OUTPUT_KIB_MAX,
                 "delivery.timeout.ms": int(DELIVERY_S_MAX * 1000),
                 "socket.nagle.disable": True,
+                **config,
             }
         )
 
-    def poll(self) -> None:
-        """Handle the delivery reports that have come. For the loop's thread: a thread of its own would fight for the lock."""
-        self._producer.poll(0)
+    def send(self, outputs: Outputs, delivered: Callable[[KafkaError | None, Message], None] | None = None) -> None:
+        """Hand records over; `delivered` is called for each by a later poll.
 
-    def produce(self, outputs: Sequence[Outputs], confirmed: Confirmed, failed: Failed) -> None:
-        """Send the outputs of one input batch. Any thread.
-
-        Args:
-            outputs: what to send, in order.
-            confirmed: called once, by a `poll`, when the broker holds all of them; at once if there are none.
-            failed: called once, by a `poll` or at once, when one cannot be delivered.
+        Raises:
+            DeliveryFailed: the client refuses a record, or its queue stays full.
         """
-        total = sum(len(each.values) for each in outputs)
-        if total == 0:
-            confirmed()
-            return
-        pending = _Pending(total, confirmed, failed)
-        for each in outputs:
-            try:
-                self._produce(each, pending.delivered)
-            except KafkaException as exc:
-                error: KafkaError = exc.args[0]
-                failed(
-                    DeliveryFailed(f"{each.topic}: an output was refused: {error.str()}; nothing of it is committed")
-                )
-                return
-
-    def _produce(self, outputs: Outputs, delivered: Callable[[KafkaError | None, Message], None]) -> None:
-        produce, topic, partition = self._producer.produce, outputs.topic, outputs.partition
+        produce, topic, partition = self.client.produce, outputs.topic, outputs.partition
         deadline = time.monotonic() + DELIVERY_S_MAX
-        records = iter(zip(outputs.values, outputs.keys, strict=True))
-        for value, key in records:
+        for value, key in zip(outputs.values, outputs.keys, strict=True):
             while True:
                 try:
                     produce(topic, value, key, partition, delivered)
@@ -131,8 +103,14 @@ class OutputProducer:
                 except BufferError:
                     # Full: the broker is slower than the model. Waiting here is the back-pressure.
                     if time.monotonic() > deadline:
-                        raise KafkaException(KafkaError(KafkaError._QUEUE_FULL)) from None
-                    self._producer.poll(0.001)
+                        raise DeliveryFailed(
+                            f"{topic}: outputs were not accepted for {DELIVERY_S_MAX:.0f} s; nothing of it is committed"
+                        ) from None
+                    self.client.poll(0.001)
+                except KafkaException as exc:
+                    raise DeliveryFailed(
+                        f"{topic}: an output was refused: {exc.args[0].str()}; nothing of it is committed"
+                    ) from exc
 
     def partition_counts(self, topics: Sequence[str], timeout_s: float = 10.0) -> dict[str, int]:
         """Return the number of partitions of each topic that exists.
@@ -141,15 +119,62 @@ class OutputProducer:
             DeliveryFailed: the cluster does not answer.
         """
         try:
-            known = self._producer.list_topics(timeout=timeout_s).topics
+            known = self.client.list_topics(timeout=timeout_s).topics
         except KafkaException as exc:
             raise DeliveryFailed(f"the cluster does not answer: {exc.args[0].str()}") from exc
         return {topic: len(known[topic].partitions) for topic in topics if topic in known}
 
-    def __len__(self) -> int:
-        return len(self._producer)
+
+@dataclass(slots=True)
+class _Pending:
+    """Counts the reports of one delivery."""
+
+    delivery: Delivery
+    left: int
+    failed: bool = False
+
+    def delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None and not self.failed:
+            self.failed = True
+            place = f"{message.topic()}[{message.partition()}]"
+            self.delivery.failed(
+                DeliveryFailed(
+                    f"{place}: the broker did not confirm an output: {error.str()}; nothing of it is committed"
+                )
+            )
+        self.left -= 1
+        if self.left == 0 and not self.failed:
+            self.delivery.confirmed()
+
+
+class OutputProducer:
+    """At least once: every record has its delivery report; a delivery is confirmed when all of its records are."""
+
+    def __init__(self, config: Mapping[str, str]) -> None:
+        self._sender = OutputSender(config)
+        self.partition_counts = self._sender.partition_counts
+
+    async def run(self) -> None:
+        """Handle the delivery reports as they come. On the loop: a thread of their own would fight for the lock."""
+        while True:
+            self._sender.client.poll(0)
+            await asyncio.sleep(DELIVERY_POLL_S)
+
+    def produce(self, delivery: Delivery) -> None:
+        """Send; any thread. The delivery is told at once where there is nothing to send, else on the loop."""
+        total = sum(len(each.values) for each in delivery.outputs)
+        if total == 0:
+            delivery.confirmed()
+            return
+        pending = _Pending(delivery, total)
+        try:
+            for each in delivery.outputs:
+                self._sender.send(each, pending.delivered)
+        except DeliveryFailed as exc:
+            pending.failed = True
+            delivery.failed(exc)
 
     def close(self, timeout_s: float) -> int:
         """Flush within the time given and stop; return how many records are left undelivered."""
-        left: int = self._producer.flush(timeout_s)
+        left: int = self._sender.client.flush(timeout_s)
         return left

@@ -1,21 +1,36 @@
-"""StateWriter: a checkpoint's rows and marker in one Kafka transaction, fenced by the group's generation."""
+"""TransactionalProducer: outputs and the input offsets behind them in one Kafka transaction, fenced by the generation."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import struct
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from confluent_kafka import Producer as RdProducer
+from faust.types import TP
 
 from streams.errors import DeliveryFailed
+from streams.transport.ownership import Ownership
+from streams.transport.producer import Delivery, OutputSender
 
-TRANSACTION_S_MAX = 30.0
-# Rows are handed over in slices with a pause: a checkpoint may take its time, decisions may not wait for the interpreter.
-SLICE_ROWS = 128
-SLICE_PAUSE_S = 0.001
+logger = logging.getLogger(__name__)
+
+# The broker ends a transaction that stays open longer. Long enough for a broker to come back; a worker that dies does not
+# hold readers up for so long, because whoever takes its partitions over ends what it left open.
+TRANSACTION_S_MAX = 60.0
+CALL_S_MAX = 10.0  # one blocking call; it is repeated while the error is retriable
+# The group has given our partitions to others: what is not committed is theirs to decide.
+SUPERSEDED = (
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.FENCED_INSTANCE_ID,
+    KafkaError.REBALANCE_IN_PROGRESS,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,63 +49,197 @@ class GroupMember:
         return head + self.group.encode() + b"\0" + self.member_id.encode() + b"\0" + tail
 
 
-class StateWriter:
-    """One transactional producer of a worker, for the rows of its feature state."""
+class TransactionalProducer:
+    """Exactly once: a reader sees the outputs of a batch if and only if its offsets are committed.
 
-    def __init__(self, config: Mapping[str, str], transactional_id: str) -> None:
-        self._producer = RdProducer(
-            {
-                **config,
-                "transactional.id": transactional_id,
-                "transaction.timeout.ms": int(TRANSACTION_S_MAX * 1000),
-                "partitioner": "murmur2_random",
-                "compression.type": "lz4",
-                "linger.ms": 5,
-            }
-        )
-        self._ready = False
+    The order of a transaction: 1. outputs are sent as micro-batches make them; 2. once `commit_interval_s` has passed
+    since the last one began to commit, the gate closes and later deliveries wait; 3. the offsets behind the batches join,
+    and the broker checks our generation with them; 4. the transaction commits; 5. the gate opens, and what waited is sent
+    in the next one; 6. the deliveries are told, on the loop.
 
-    def write(
+    Args:
+        config: connection settings of librdkafka.
+        transactional_id: the worker's own; also its client id in the group (`Ownership`).
+        ownership: takes partitions over from former owners.
+        commit_interval_s: how long outputs may wait for company in a transaction.
+        committed: called on the loop with the offsets of a transaction, after its deliveries were told.
+        fail: called on the loop with the error that must stop the worker.
+        loop: the worker's.
+    """
+
+    def __init__(
         self,
-        topic: str,
-        partition: int,
-        rows: Iterable[tuple[bytes, bytes | None]],
-        member: GroupMember,
-        position: int,
-    ) -> int:
-        """Write rows to one partition, all or none, and return how many.
+        config: Mapping[str, str],
+        transactional_id: str,
+        ownership: Ownership,
+        commit_interval_s: float,
+        committed: Callable[[Mapping[TP, int]], None],
+        fail: Callable[[BaseException], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        timeout_ms = int(TRANSACTION_S_MAX * 1000)
+        self._sender = OutputSender(
+            {**config, "transactional.id": transactional_id, "transaction.timeout.ms": timeout_ms}
+        )
+        self.partition_counts = self._sender.partition_counts
+        self._id, self._ownership, self._interval_s = transactional_id, ownership, commit_interval_s
+        self._committed, self._fail = committed, fail
+        self._loop = loop
+        self._pool = ThreadPoolExecutor(1, "transactions")  # commits and take-overs, one after the other
+        self._lock = threading.Lock()  # guards all below
+        self._member: GroupMember | None = None  # None: no assignment under which anything could be committed
+        self._gate_closed = False
+        self._begun = False
+        self._initialised = False
+        self._open: list[Delivery] = []
+        self._waiting: list[Delivery] = []
+        self._work = asyncio.Event()
 
-        Args:
-            rows: key and payload; None is a tombstone.
-            member: the writer under its present generation.
-            position: goes into the transaction as the group's offset of the state topic's partition. Nobody reads it
-                there; the broker checks the generation with it, and so fences a worker that lost the partition.
+    def produce(self, delivery: Delivery) -> None:
+        """Send within the open transaction, or have it wait for the next. Any thread."""
+        with self._lock:
+            current = self._member is not None and delivery.batch.generation == self._member.generation
+            if current and self._gate_closed:
+                self._waiting.append(delivery)
+            elif current:
+                self._send(delivery)
+        if not current:
+            delivery.abandoned()
 
-        Raises:
-            DeliveryFailed: the transaction did not commit; none of its rows will be read.
-        """
-        producer, count = self._producer, 0
+    def _send(self, delivery: Delivery) -> None:
         try:
-            if not self._ready:
-                producer.init_transactions(TRANSACTION_S_MAX)
-                self._ready = True
-            producer.begin_transaction()
-            for key, payload in rows:
-                while True:
-                    try:
-                        producer.produce(topic, payload, key, partition)
-                        break
-                    except BufferError:
-                        producer.poll(0.01)
-                count += 1
-                if count % SLICE_ROWS == 0:
-                    time.sleep(SLICE_PAUSE_S)
-            where = TopicPartition(topic, partition, position)
-            producer.send_offsets_to_transaction([where], member.metadata(), TRANSACTION_S_MAX)
-            producer.commit_transaction(TRANSACTION_S_MAX)
+            if not self._begun:
+                self._sender.client.begin_transaction()
+                self._begun = True
+            for each in delivery.outputs:
+                self._sender.send(each)
+        except DeliveryFailed as exc:
+            delivery.failed(exc)
+            return
+        except KafkaException as exc:
+            delivery.failed(DeliveryFailed(f"transactional id {self._id}: no transaction: {exc.args[0].str()}"))
+            return
+        self._open.append(delivery)
+        if len(self._open) == 1:
+            self._loop.call_soon_threadsafe(self._work.set)
+
+    async def run(self) -> None:
+        """Commit whenever something is due, until cancelled."""
+        began = 0.0
+        while True:
+            await self._work.wait()
+            await asyncio.sleep(began + self._interval_s - time.monotonic())
+            began = time.monotonic()
+            self._work.clear()
+            try:
+                committed, abandoned = await self._loop.run_in_executor(self._pool, self._commit)
+            except DeliveryFailed as exc:
+                self._fail(exc)
+                return
+            for delivery in committed:
+                delivery.confirmed()
+            if committed:
+                offsets = {delivery.batch.tp: delivery.batch.next_offset for delivery in committed}
+                self._loop.call_soon(self._committed, offsets)  # after what the deliveries have put on the loop
+            for delivery in abandoned:
+                delivery.abandoned()
+
+    def _commit(self) -> tuple[Sequence[Delivery], Sequence[Delivery]]:
+        """Commit what is open; return the deliveries that are committed and those that are abandoned."""
+        with self._lock:
+            entries, self._open = self._open, []
+            member = self._member
+            if not entries or member is None:
+                return (), entries
+            self._gate_closed = True
+        offsets = {delivery.batch.tp: delivery.batch.next_offset for delivery in entries}
+        claims = [TopicPartition(tp.topic, tp.partition, offset, self._id) for tp, offset in offsets.items()]
+        if not self._commit_with(claims, member):
+            with self._lock:
+                entries += self._waiting
+                self._waiting, self._member = [], None
+            return (), entries
+        with self._lock:
+            self._gate_closed = False
+            waiting, self._waiting = self._waiting, []
+            for delivery in waiting:
+                self._send(delivery)
+        return entries, ()
+
+    def _commit_with(self, claims: Sequence[TopicPartition], member: GroupMember) -> bool:
+        """Commit the open transaction with these offsets; False where the group has moved on, and it is aborted."""
+        client = self._sender.client
+        try:
+            if claims:
+                self._repeated(lambda: client.send_offsets_to_transaction(claims, member.metadata(), CALL_S_MAX))
+            self._repeated(lambda: client.commit_transaction(CALL_S_MAX))
         except KafkaException as exc:
             error: KafkaError = exc.args[0]
             if error.txn_requires_abort():
-                producer.abort_transaction(TRANSACTION_S_MAX)
-            raise DeliveryFailed(f"{topic}[{partition}]: the checkpoint was not written: {error.str()}") from exc
-        return count
+                self._repeated(lambda: client.abort_transaction(CALL_S_MAX))
+                self._begun = False
+                if error.code() in SUPERSEDED:
+                    return False
+            raise DeliveryFailed(
+                f"transactional id {self._id}: expected a committed transaction, got {error.name()}: {error.str()}; "
+                "its input is decided again"
+            ) from exc
+        self._begun = False
+        return True
+
+    @staticmethod
+    def _repeated(call: Callable[[], None]) -> None:
+        """Call until it succeeds, or fails for good, or TRANSACTION_S_MAX has passed."""
+        deadline = time.monotonic() + TRANSACTION_S_MAX
+        while True:
+            try:
+                return call()
+            except KafkaException as exc:
+                if not exc.args[0].retriable() or time.monotonic() > deadline:
+                    raise
+
+    async def take_over(self, partitions: Sequence[TP], member: GroupMember) -> None:
+        """Begin an assignment: nothing of an earlier one is committed any more, and dead owners hold nothing up.
+
+        Raises:
+            KafkaUnavailable: the cluster does not answer.
+            DeliveryFailed: our own transactional id was fenced, or the claim cannot be committed.
+        """
+        abandoned = await self._loop.run_in_executor(self._pool, self._take_over, partitions, member)
+        for delivery in abandoned:
+            delivery.abandoned()
+
+    def _take_over(self, partitions: Sequence[TP], member: GroupMember) -> Sequence[Delivery]:
+        client = self._sender.client
+        with self._lock:
+            abandoned = self._open + self._waiting
+            self._open, self._waiting, self._member, self._gate_closed = [], [], None, True
+        try:
+            if self._begun:
+                self._repeated(lambda: client.abort_transaction(CALL_S_MAX))
+                self._begun = False
+            claims = self._ownership.take([TopicPartition(tp.topic, tp.partition) for tp in partitions])
+            if not self._initialised:
+                self._repeated(lambda: client.init_transactions(CALL_S_MAX))
+                self._initialised = True
+            client.begin_transaction()
+        except KafkaException as exc:
+            raise DeliveryFailed(
+                f"transactional id {self._id}: no take-over of {len(partitions)} partitions: {exc.args[0].str()}"
+            ) from exc
+        # Our id stands in the offsets before the first output: whoever comes after us knows whom to fence.
+        if self._commit_with(claims, member):
+            with self._lock:
+                self._member, self._gate_closed = member, False
+        return abandoned
+
+    def close(self, timeout_s: float) -> int:
+        """Abort what is open, within the time given, and stop; return how many input batches that leaves undecided."""
+        self._pool.shutdown(wait=True)
+        left = len(self._open) + len(self._waiting)
+        if self._begun:
+            try:
+                self._sender.client.abort_transaction(timeout_s)
+            except KafkaException as exc:
+                logger.warning("the open transaction was not aborted: %s", exc.args[0].str())
+        return left

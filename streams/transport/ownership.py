@@ -1,0 +1,102 @@
+"""Ownership: who writes for a partition, told by the group's committed offsets; what the dead left open is closed.
+
+A worker that dies in a transaction leaves it open: readers of what it wrote to wait until the broker's time-out, and the
+offsets of a transaction whose end is being written are not yet to be relied on. So the offsets that a worker commits
+carry its transactional id as metadata, and its connection to the group carries the same id. Whoever takes a partition
+over reads the id, and where no member of the group has it, takes the transactional id itself for a moment: the broker then
+ends the open transaction at once and refuses the former owner for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Producer as RdProducer
+from confluent_kafka.admin import AdminClient
+
+from streams.errors import KafkaUnavailable
+
+logger = logging.getLogger(__name__)
+
+ANSWER_S_MAX = 30.0
+RETRY_PAUSE_S = 0.05
+# The end of a transaction is being written, or the group's coordinator moves: the next moment knows better.
+PASSING = (
+    KafkaError.UNSTABLE_OFFSET_COMMIT,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+)
+
+
+class Ownership:
+    """What the group knows of its partitions' owners. Blocking; not for the loop's thread.
+
+    Args:
+        config: connection settings of librdkafka.
+        group: consumer group.
+        transactional_id: ours, which is also our client id in the group.
+    """
+
+    def __init__(self, config: Mapping[str, str], group: str, transactional_id: str) -> None:
+        self._config, self._group, self._own_id = dict(config), group, transactional_id
+        self._admin = AdminClient(self._config)
+
+    def take(self, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
+        """Close what dead owners left open in `partitions` and return their committed offsets, our id as metadata.
+
+        A partition without a committed offset is returned with offset 0, where a group that starts over reads on.
+
+        Raises:
+            KafkaUnavailable: the cluster does not answer, or an open transaction does not end.
+        """
+        if not partitions:
+            return []
+        owners = {tp.metadata for tp in self._offsets(partitions, stable=False) if tp.metadata} - {self._own_id}
+        for owner in sorted(owners - self._alive() if owners else owners):
+            fence(self._config, owner)
+            logger.info("%s is not in the group any more: its transactions are ended", owner)
+        found = self._offsets(partitions, stable=True)
+        return [TopicPartition(tp.topic, tp.partition, max(0, tp.offset), self._own_id) for tp in found]
+
+    def _alive(self) -> set[str]:
+        try:
+            described = self._admin.describe_consumer_groups([self._group], request_timeout=ANSWER_S_MAX)
+            return {member.client_id for member in described[self._group].result().members}
+        except KafkaException as exc:
+            raise KafkaUnavailable(f"group {self._group}: no list of members: {exc.args[0].str()}") from exc
+
+    def _offsets(self, partitions: Sequence[TopicPartition], *, stable: bool) -> list[TopicPartition]:
+        wanted = [TopicPartition(tp.topic, tp.partition) for tp in partitions]
+        deadline = time.monotonic() + ANSWER_S_MAX
+        while True:
+            try:
+                request = ConsumerGroupTopicPartitions(self._group, wanted)
+                futures = self._admin.list_consumer_group_offsets(
+                    [request], require_stable=stable, request_timeout=ANSWER_S_MAX
+                )
+                found: list[TopicPartition] = futures[self._group].result().topic_partitions
+                error = next((tp.error for tp in found if tp.error is not None), None)
+            except KafkaException as exc:
+                found, error = [], exc.args[0]
+            if error is None:
+                return found
+            if error.code() not in PASSING or time.monotonic() > deadline:
+                raise KafkaUnavailable(f"group {self._group}: no committed offsets: {error.str()}")
+            time.sleep(RETRY_PAUSE_S)
+
+
+def fence(config: Mapping[str, str], transactional_id: str) -> None:
+    """End whatever transaction a former producer of this id left open; the broker refuses that producer from now on.
+
+    Raises:
+        KafkaUnavailable: the transaction coordinator does not answer.
+    """
+    producer = RdProducer({**config, "transactional.id": transactional_id})
+    try:
+        producer.init_transactions(ANSWER_S_MAX)
+    except KafkaException as exc:
+        raise KafkaUnavailable(f"transactional id {transactional_id}: not fenced: {exc.args[0].str()}") from exc

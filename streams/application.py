@@ -35,6 +35,8 @@ class Application(faust.App):
     settings: Settings
     worker: Worker
     started_worker: Worker | None = None  # the same, once it has everything it needs
+    _starting: asyncio.Future[None]
+    _watched: Sequence[asyncio.Future[None]] = ()
 
     def batched(self, topic: Topic) -> Any:
         """Return the channel of a topic whose agents take whole fetches; offsets follow confirmed outputs."""
@@ -44,10 +46,17 @@ class Application(faust.App):
         # Faust leaves this one open: at 1,000 records/s its debug records, made and dropped, were 9 % of the loop's time.
         logging.getLogger("aiokafka").setLevel(logging.INFO)
         self.worker = Worker(self.settings, self.conf.broker_client_id, lambda: self.consumer, self._fail)
-        await asyncio.get_running_loop().run_in_executor(None, self.worker.start)
+        self._starting = asyncio.get_running_loop().run_in_executor(None, self.worker.start)
+        await asyncio.shield(self._starting)
         self.started_worker = self.worker
-        self._deliveries = asyncio.ensure_future(self.worker.deliver())
+        self._watched = [asyncio.ensure_future(work) for work in (self.worker.deliver(), self.worker.watch())]
+        for task in self._watched:
+            task.add_done_callback(self._ended)
         await super().on_start()
+
+    def _ended(self, task: asyncio.Future[None]) -> None:
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            self.worker.stop_with(exc)  # without it nothing would be confirmed, or watched, any more
 
     def _fail(self, exc: BaseException) -> None:
         logger.error("stopping: %s: %s", type(exc).__name__, exc)
@@ -73,8 +82,9 @@ class Application(faust.App):
         worker = getattr(self, "worker", None)
         if worker is not None:
             worker.ready = False
-            if self.started_worker is not None:
-                self._deliveries.cancel()
+            await asyncio.wait([self._starting])  # a worker that is told to stop while it starts
+            for task in self._watched:
+                task.cancel()
             await asyncio.get_running_loop().run_in_executor(None, worker.close)
 
 
@@ -155,7 +165,7 @@ def declare_checkpoints(app: Application) -> None:
 
     @app.on_partitions_assigned.connect
     async def assigned(sender: Any, assigned: set[TP], **kwargs: Any) -> None:
-        await app.worker.keep(assigned)
+        app.worker.keep(assigned)
         app.worker.ready = True
 
     @app.on_partitions_revoked.connect
@@ -173,8 +183,8 @@ def declare_pages(app: Application) -> None:
     @app.page("/ready")
     async def ready(self: Any, request: Any) -> Any:
         worker = app.worker
-        is_ready = worker.ready and worker.failure is None and not app.rebalancing
-        reason = None if is_ready else str(worker.failure or "partitions are being assigned")
+        is_ready = worker.ready and worker.failure is None and not app.rebalancing and worker.standstill is None
+        reason = None if is_ready else str(worker.failure or worker.standstill or "partitions are being assigned")
         return self.json({"ready": is_ready, "reason": reason}, status=200 if is_ready else 503)
 
     @app.page("/metrics")

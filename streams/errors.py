@@ -21,6 +21,10 @@ class OutOfOrder(StreamsError):
     """Batches of a partition are not contiguous: going on would lose or repeat records."""
 
 
+class Standstill(StreamsError):
+    """A partition has records that the worker does not get done."""
+
+
 class StateCorrupt(StreamsError):
     """A checkpoint or a snapshot cannot be read, or was written by another version."""
 

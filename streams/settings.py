@@ -67,6 +67,7 @@ class Settings:
     commit_interval_ms: int = setting(100, "time between offset commits")
     checkpoint_interval_s: float = setting(10.0, "time between checkpoints of the feature state")
     drain_s_max: float = setting(8.0, "how long a stopping worker may finish what it has begun")
+    stall_s_max: float = setting(120.0, "how long a partition may stand still before the worker stops to begin anew")
     session_timeout_s: float = setting(10.0, "silence after which the group takes a worker's partitions away")
 
     record_bytes_max: int = setting(65_536, "size of an input record's value; larger ones become dead letters")
@@ -172,6 +173,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("commit_interval_ms", 10, 60_000),
     ("checkpoint_interval_s", 0.1, 3_600.0),
     ("drain_s_max", 0.1, 60.0),
+    ("stall_s_max", 15.0, 86_400.0),
     ("session_timeout_s", 6.0, 300.0),
     ("record_bytes_max", 1_024, 16_777_216),
     ("event_time_ahead_s_max", 0, 315_360_000),

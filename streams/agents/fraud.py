@@ -49,7 +49,7 @@ class CardReplay:
 
 
 class FraudJob:
-    """One micro-batch of payments: decode, features, one forward pass, decisions."""
+    """One micro-batch of payments: features, one forward pass, decisions."""
 
     name = "fraud"
 
@@ -69,13 +69,16 @@ class FraudJob:
         self._publisher, self._metrics = publisher, metrics
         self._model = ModelName(runner.name, runner.version)
 
-    def is_quick(self, batches: Sequence[RecordBatch]) -> bool:
-        return self._labels.caught_up and all(map(self._cards.has, batches))
+    def decode(self, batch: RecordBatch) -> Transactions:
+        return decode_transactions(batch.values, now_ms=batch.timestamps, limits=self._limits)
 
-    def run(self, batches: Sequence[RecordBatch]) -> list[list[Outputs]]:
+    def is_quick(self, batches: Sequence[RecordBatch], payments: Sequence[Transactions]) -> bool:
+        complete = all(self._labels.is_complete(columns.event_times) for columns in payments)
+        return complete and self._cards.stands_before(batches)
+
+    def run(self, batches: Sequence[RecordBatch], payments: Sequence[Transactions]) -> list[list[Outputs]]:
         """Return each batch's decisions and dead letters."""
         started = time.monotonic()
-        payments = [decode_transactions(b.values, now_ms=b.timestamps, limits=self._limits) for b in batches]
         features = np.empty((sum(len(p.accepted) for p in payments), len(FRAUD_FEATURES)), np.float32)
         end = 0
         for batch, columns in zip(batches, payments, strict=True):

@@ -45,7 +45,7 @@ class SessionReplay:
 
 
 class RecommendationJob:
-    """One micro-batch of clicks: decode, session history, one forward pass, slates."""
+    """One micro-batch of clicks: session history, one forward pass, slates."""
 
     name = "recommendations"
 
@@ -62,13 +62,15 @@ class RecommendationJob:
         self._publisher, self._metrics = publisher, metrics
         self._model = ModelName(runner.name, runner.version)
 
-    def is_quick(self, batches: Sequence[RecordBatch]) -> bool:
-        return all(map(self._sessions.has, batches))
+    def decode(self, batch: RecordBatch) -> Clicks:
+        return decode_clicks(batch.values, now_ms=batch.timestamps, limits=self._limits)
 
-    def run(self, batches: Sequence[RecordBatch]) -> list[list[Outputs]]:
+    def is_quick(self, batches: Sequence[RecordBatch], clicks: Sequence[Clicks]) -> bool:
+        return self._sessions.stands_before(batches)
+
+    def run(self, batches: Sequence[RecordBatch], clicks: Sequence[Clicks]) -> list[list[Outputs]]:
         """Return each batch's slates and dead letters."""
         started = time.monotonic()
-        clicks = [decode_clicks(b.values, now_ms=b.timestamps, limits=self._limits) for b in batches]
         sequences = [self._sequences(batch, columns) for batch, columns in zip(batches, clicks, strict=True)]
         slates = self._runner.recommend(np.concatenate(sequences), self._top_k)
         scores = slates.scores.tolist()

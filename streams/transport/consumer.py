@@ -27,6 +27,7 @@ from mode.utils.futures import maybe_async
 from streams.checkpoint import OffsetTracker
 from streams.errors import KafkaUnavailable, OutOfOrder
 from streams.transport.record_batch import BatchSchema, Fetch, RecordBatch
+from streams.transport.transactions import GroupMember
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer
@@ -97,7 +98,9 @@ class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
 
         async def fetch_committed_offsets(partitions: Any) -> Any:
             await self.consumer.taken_over.wait()  # until then, offsets of a dead owner's transaction may change
-            return await fetch_committed(partitions)
+            found = await fetch_committed(partitions)
+            self.consumer.begin_at({TP(tp.topic, tp.partition): each.offset for tp, each in found.items()})
+            return found
 
         coordinator.fetch_committed_offsets = fetch_committed_offsets
 
@@ -263,6 +266,7 @@ class Consumer(driver.Consumer):
         self._batched: dict[str, bool] = {}
         self._deferred: set[TP] = set()
         self._expected: dict[TP, int] = {}
+        self._begins: dict[TP, int] = {}  # committed offsets that the present assignment began with
         self.records_in_flight: dict[str, int] = {}
         self._room = asyncio.Event()
         self.taken_over = asyncio.Event()
@@ -349,10 +353,20 @@ class Consumer(driver.Consumer):
 
     # ---- confirmation and commit
 
+    def member(self) -> GroupMember:
+        """Return who we are in the group under the present assignment. On the loop only."""
+        coordinator = self._thread._ensure_consumer()._coordinator
+        conf = self.app.conf
+        return GroupMember(conf.id, coordinator.generation, coordinator.member_id, conf.consumer_group_instance_id)
+
+    def is_current(self, batch: RecordBatch) -> bool:
+        """Tell whether a batch is of the present assignment; the span of another is fetched again."""
+        return bool(batch.generation == self.app.consumer_generation_id)
+
     def confirm(self, batch: RecordBatch) -> None:
         """Note that every output of a batch is confirmed by the broker. On the loop only."""
-        if batch.generation != self.app.consumer_generation_id:
-            return  # of an earlier assignment: its span is fetched again
+        if not self.is_current(batch):
+            return
         topic = batch.tp.topic
         self.records_in_flight[topic] = self.records_in_flight.get(topic, 0) - len(batch)
         self._room.set()
@@ -362,6 +376,20 @@ class Consumer(driver.Consumer):
         """Return the offset this worker committed last in a partition under the present assignment."""
         tracker = self._trackers.get(tp)
         return None if tracker is None else tracker.committed
+
+    def begin_at(self, offsets: Mapping[TP, int]) -> None:
+        """Note where partitions of the present assignment begin."""
+        self._begins.update(offsets)
+
+    def committed_positions(self) -> dict[TP, int]:
+        """Return the committed offset of each batched partition that is ours, as far as it is known."""
+        found: dict[TP, int] = {}
+        for tp in self.assignment():
+            offset = self.committed(tp)
+            offset = self._begins.get(tp) if offset is None else offset
+            if offset is not None and self.is_batched(tp.topic):
+                found[tp] = max(0, offset)
+        return found
 
     def committed_by_transaction(self, offsets: Mapping[TP, int]) -> None:
         """Note what a transaction of outputs has committed."""
@@ -434,6 +462,7 @@ class Consumer(driver.Consumer):
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         await super().on_partitions_revoked(revoked)
         self.taken_over.clear()
+        self._begins.clear()
         self._forget()
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:

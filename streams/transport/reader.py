@@ -15,7 +15,10 @@ READ_RECORDS_MAX = 4_096
 
 
 class LogReader:
-    """A read_committed librdkafka consumer with positions of its own. One thread at a time."""
+    """A read_committed librdkafka consumer with positions of its own. One thread at a time.
+
+    `interrupt` makes a `read` under way, and every later one, raise KafkaUnavailable; any thread may call it.
+    """
 
     def __init__(self, config: Mapping[str, str], name: str) -> None:
         self._consumer = Consumer(
@@ -32,6 +35,7 @@ class LogReader:
             }
         )
         self._admin = AdminClient(dict(config))
+        self._interrupted = False
 
     def ends(self, topic: str, partitions: Sequence[int]) -> dict[int, int]:
         """Return the first position after the last stable record of each partition."""
@@ -65,6 +69,8 @@ class LogReader:
         try:
             heard_at = time.monotonic()
             while True:
+                if self._interrupted:
+                    raise KafkaUnavailable(f"{topic}[{partition}]: reading was interrupted, because the worker stops")
                 messages, at_end = self.poll(0.5)
                 if messages:
                     heard_at = time.monotonic()
@@ -102,6 +108,9 @@ class LogReader:
             elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN:
                 raise KafkaUnavailable(f"{message.topic()}[{message.partition()}]: {error.str()}")
         return found, ends
+
+    def interrupt(self) -> None:
+        self._interrupted = True
 
     def close(self) -> None:
         self._consumer.close()

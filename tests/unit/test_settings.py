@@ -69,7 +69,6 @@ def test_every_number_has_a_range() -> None:
             ("review_threshold=0.9", "decline_threshold=0.5", "lower it"),
         ),
         ({"dtype": "bfloat16", "device": "cpu"}, ("dtype=bfloat16", "device=cuda", "use dtype=float32")),
-        ({"guarantee": "exactly_once"}, ("guarantee=exactly_once", "decision_id", "use guarantee=at_least_once")),
         ({"security_protocol": "SASL_SSL"}, ("security_protocol=SASL_SSL", "needs sasl_username and sasl_password")),
         (SASL | {"sasl_password": ""}, ("security_protocol=SASL_SSL", "needs sasl_username and sasl_password")),
         (SASL | {"security_protocol": "SSL"}, ("sasl_username", "security_protocol=SSL", "use SASL_SSL")),

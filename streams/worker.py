@@ -254,7 +254,7 @@ class Worker:
 
         What aiokafka or a broker has quietly stopped to bring shows in the log's end alone, so that is asked of the broker.
         """
-        watchdog = Watchdog()
+        watchdog: Watchdog[TP] = Watchdog()
         while True:
             await asyncio.sleep(WATCH_S)
             try:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.codecs import Columns, Rejection
 from streams.errors import ModelFailed
+
+Result = TypeVar("Result")
+C = TypeVar("C", bound=Columns)
 
 # So many rows one after the other for which the model fails, and none for which it does not: it is the model, not the rows.
 FAILURES_IN_A_ROW_MAX = 8
@@ -25,29 +29,27 @@ class Isolation:
         self._in_a_row = 0
 
     def __call__(
-        self, model: Callable[[NDArray[Any]], NDArray[np.float32]], rows: NDArray[Any]
-    ) -> tuple[NDArray[np.float32], dict[int, Exception]]:
-        """Return what the model says of each row, and what it raised for the rows it fails for.
+        self, model: Callable[[NDArray[Any]], Result], rows: NDArray[Any]
+    ) -> tuple[list[Result], dict[int, Exception]]:
+        """Return what the model says of the rows it does not fail for, and what it raises for the others.
 
         Args:
-            model: takes [b, ...] with b >= 1, returns float32[b, ...]; failing is raising, or a number that is not finite.
+            model: takes [b, ...] with b >= 1; raises when it fails.
             rows: [B, ...].
 
         Returns:
-            float32[B, ...], zeros for a culprit; exceptions by row.
+            Results of consecutive rows, in order, without the culprits; exceptions by row, in order.
 
         Raises:
             ModelFailed: FAILURES_IN_A_ROW_MAX single rows in a row failed.
         """
         pending = [slice(0, len(rows))] if len(rows) else []
-        done: list[tuple[slice, NDArray[np.float32]]] = []
+        results: list[Result] = []
         culprits: dict[int, Exception] = {}
         while pending:
             part = pending.pop()
             try:
-                result = model(rows[part])
-                if not np.isfinite(result).all():
-                    raise ArithmeticError("a score is not a finite number")
+                results.append(model(rows[part]))
             except Exception as exc:
                 middle = (part.start + part.stop) // 2
                 if middle > part.start:
@@ -59,11 +61,25 @@ class Isolation:
                 culprits[part.start] = exc
             else:
                 self._in_a_row = 0
-                done.append((part, result))
-        if len(done) == 1 and not culprits:
-            return done[0][1], culprits
-        shape = (len(rows), *(done[0][1].shape[1:] if done else ()))
-        combined = np.zeros(shape, np.float32)
-        for part, result in done:
-            combined[part] = result
-        return combined, culprits
+        return results, culprits
+
+
+def set_aside(batches: Sequence[C], culprits: Mapping[int, Exception]) -> list[C]:
+    """Return the batches without the culprits, each of which is rejected with what the model raised.
+
+    Args:
+        batches: decoded rows, B in all.
+        culprits: exceptions by row, counted over all batches.
+    """
+    kept, end = [], 0
+    for columns in batches:
+        begin, end = end, end + len(columns.accepted)
+        drop = np.zeros(end - begin, np.bool_)
+        rejected = []
+        for row, exc in culprits.items():
+            if begin <= row < end:
+                drop[row - begin] = True
+                message = f"the model fails for this record: {exc!r}"
+                rejected.append(Rejection(int(columns.accepted[row - begin]), "model-failed", message, "inference"))
+        kept.append(columns.without(drop, rejected))
+    return kept

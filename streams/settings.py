@@ -76,6 +76,10 @@ class Settings:
     record_bytes_max: int = setting(65_536, "size of an input record's value; larger ones become dead letters")
     event_time_ahead_s_max: int = setting(86_400, "how far event_time may lie in the future")
 
+    duplicates_horizon_h: float = setting(
+        24.0, "hours for which an id is remembered, so that a repeated record is decided once"
+    )
+
     review_threshold: float | None = setting(None, "score from which a payment is reviewed; unset: the artifact's")
     decline_threshold: float | None = setting(None, "score from which a payment is declined; unset: the artifact's")
     reasons_max: int = setting(3, "reasons named with a review or a decline")
@@ -181,6 +185,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("session_timeout_s", 6.0, 300.0),
     ("record_bytes_max", 1_024, 16_777_216),
     ("event_time_ahead_s_max", 0, 315_360_000),
+    ("duplicates_horizon_h", 0.001, 8_760.0),
     ("review_threshold", 0.0, 1.0),
     ("decline_threshold", 0.0, 1.0),
     ("reasons_max", 0, 50),

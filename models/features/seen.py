@@ -23,8 +23,11 @@ PAYLOAD_KIND = 4
 
 
 def warm_up() -> None:
-    """Compile, or read from the cache, the kernel, so that no record waits for it."""
-    SeenRecords(1).duplicates(["key"], ["identity"], np.ones(1, np.int64))
+    """Compile, or read from the cache, the kernels, so that no record waits for them."""
+    history = SeenRecords(1)
+    history.duplicates(["key"], ["identity"], np.ones(1, np.int64))
+    history.load_many(history.snapshot(dirty_only=True))
+    history.evict()
 
 
 class SeenRecords(KeyedHistory):

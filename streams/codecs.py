@@ -17,7 +17,7 @@ import orjson
 from numpy.typing import NDArray
 
 from streams.events import EVENT_TIME_MS_MIN, Click, Transaction, TransactionLabel
-from streams.json_scan import CLEAN, NESTING_MAX, SUSPECT, TOO_DEEP, has_duplicate_key, scan_keys
+from streams.json_scan import CLEAN, NESTING_MAX, TOO_DEEP, has_duplicate_key, scan_keys
 
 REJECTION_CODES: Final[dict[str, str]] = {
     "null-value": "the record has no value",
@@ -221,7 +221,7 @@ def _decode(
         events, accepted, rejected = _decode_each(values, decode, limits)
     doubtful = _doubtful([values[position] for position in accepted.tolist()] if rejected else values)
     if doubtful:
-        refusals = {row: Rejection(int(accepted[row]), *reason) for row, reason in doubtful}
+        refusals = {row: Rejection(int(accepted[row]), *reason) for row, reason in doubtful.items()}
         events, accepted = _without(events, accepted, refusals)
         rejected += refusals.values()
     event_times = _event_times(events)
@@ -283,25 +283,28 @@ def _without(
     return [event for row, event in enumerate(events) if row not in refusals], np.delete(accepted, list(refusals))
 
 
-def _doubtful(values: Sequence[bytes | None]) -> list[tuple[int, tuple[str, str]]]:
-    """Return (row, (code, sentence)) of decoded values that decoders let pass: repeated keys, depth, unread bytes."""
+def _doubtful(values: Sequence[bytes | None]) -> dict[int, tuple[str, str]]:
+    """Return row -> (code, sentence) of decoded values that decoders let pass: unread bytes, depth, repeated keys."""
     if not values:
-        return []
+        return {}
     text = b"".join(values)  # type: ignore[arg-type]
-    ends = np.cumsum(np.fromiter(map(len, values), np.int64, len(values)))  # type: ignore[arg-type]
-    flags = scan_keys(np.frombuffer(text, np.uint8), ends)
-    found = []
-    for row in np.flatnonzero(flags != CLEAN).tolist():
-        if flags[row] == TOO_DEEP:
-            found.append((row, ("too-deep", f"expected at most {NESTING_MAX} levels of nesting, got more")))
-        elif flags[row] == SUSPECT and has_duplicate_key(values[row] or b""):
-            found.append((row, ("duplicate-key", "expected each key once in an object, got one twice")))
-    if not text.isascii():
-        known = {row for row, _ in found}
+    found: dict[int, tuple[str, str]] = {}
+    # msgspec skips unknown fields without looking for UTF-8. Decoded values begin and end with ASCII: no sequence of
+    # bytes joins two of them, and one look at all tells whether any is at fault.
+    if not text.isascii() and _first_bad_byte(text) is not None:
         for row, value in enumerate(values):
             bad_byte = _first_bad_byte(value or b"")
-            if bad_byte is not None and row not in known:
-                found.append((row, ("not-utf8", f"expected UTF-8 text, got byte {bad_byte}")))
+            if bad_byte is not None:
+                found[row] = "not-utf8", f"expected UTF-8 text, got byte {bad_byte}"
+    ends = np.cumsum(np.fromiter(map(len, values), np.int64, len(values)))  # type: ignore[arg-type]
+    flags = scan_keys(np.frombuffer(text, np.uint8), ends)
+    for row in np.flatnonzero(flags != CLEAN).tolist():
+        if row in found:
+            continue
+        if flags[row] == TOO_DEEP:
+            found[row] = "too-deep", f"expected at most {NESTING_MAX} levels of nesting, got more"
+        elif has_duplicate_key(values[row] or b""):
+            found[row] = "duplicate-key", "expected each key once in an object, got one twice"
     return found
 
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
@@ -16,7 +17,15 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from streams.events import EVENT_TIME_MS_MIN, Click, Transaction, TransactionLabel
+from streams.events import (
+    EVENT_TIME_MS_MIN,
+    LETTER_KEY_BYTES_MAX,
+    LETTER_MESSAGE_CHARS_MAX,
+    LETTER_VALUE_BYTES_MAX,
+    Click,
+    Transaction,
+    TransactionLabel,
+)
 from streams.json_scan import CLEAN, NESTING_MAX, TOO_DEEP, has_duplicate_key, scan_keys
 
 REJECTION_CODES: Final[dict[str, str]] = {
@@ -199,14 +208,28 @@ def encode_dead_letter(
     code: str,
     message: str,
 ) -> bytes:
-    """Return the JSON value of a dead letter: origin, reason and the original bytes (see events.DeadLetter)."""
+    """Return the JSON value of a dead letter: origin, reason and the original bytes (see events.DeadLetter).
+
+    With its Kafka key, cut alike to LETTER_KEY_BYTES_MAX, it takes less than 1,000,000 bytes whatever the record was.
+    """
+    message = message[:LETTER_MESSAGE_CHARS_MAX]
     letter: dict[str, Any] = {"topic": topic, "partition": partition, "offset": offset, "key": None}
     if key is not None:
+        head = key[:LETTER_KEY_BYTES_MAX]
         try:
-            letter["key"] = key.decode()
+            letter["key"] = head.decode()
         except UnicodeDecodeError:
-            letter["key_base64"] = base64.b64encode(key).decode()
-    letter["value_base64"] = None if value is None else base64.b64encode(value).decode()
+            letter["key_base64"] = base64.b64encode(head).decode()
+        if len(key) > len(head):
+            letter |= {"key_bytes": len(key), "key_sha256": sha256(key).hexdigest()}
+            message += f"; the letter has {len(head)} of {len(key)} bytes of the key"
+    letter["value_base64"] = None
+    if value is not None:
+        head = value[:LETTER_VALUE_BYTES_MAX]
+        letter["value_base64"] = base64.b64encode(head).decode()
+        if len(value) > len(head):
+            letter |= {"value_bytes": len(value), "value_sha256": sha256(value).hexdigest()}
+            message += f"; the letter has {len(head)} of {len(value)} bytes of the value"
     letter |= {"stage": stage, "code": code, "message": message}
     return orjson.dumps(letter)
 

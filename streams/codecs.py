@@ -112,7 +112,6 @@ class Clicks:
     session_ids: list[str]
     item_ids: list[str]
     event_times: NDArray[np.int64]
-    event_types: list[str]
     rejected: list[Rejection]
 
 
@@ -122,7 +121,6 @@ class Labels:
 
     accepted: NDArray[np.int64]
     transaction_ids: list[str]
-    card_ids: list[str]
     terminal_ids: list[str]
     event_times: NDArray[np.int64]
     is_fraud: NDArray[np.bool_]
@@ -177,7 +175,6 @@ def decode_clicks(values: Sequence[bytes | None], *, now_ms: Now, limits: Limits
         session_ids=_texts([event.session_id for event in events]),
         item_ids=_texts([event.item_id for event in events]),
         event_times=batch.event_times,
-        event_types=[event.event_type for event in events],
         rejected=batch.rejected,
     )
 
@@ -189,7 +186,6 @@ def decode_labels(values: Sequence[bytes | None], *, now_ms: Now, limits: Limits
     return Labels(
         accepted=batch.accepted,
         transaction_ids=_texts([event.transaction_id for event in events]),
-        card_ids=_texts([event.card_id for event in events]),
         terminal_ids=_texts([event.terminal_id for event in events]),
         event_times=batch.event_times,
         is_fraud=np.fromiter([event.is_fraud for event in events], np.bool_, len(events)),

@@ -49,13 +49,13 @@ def assert_a_worker_decides(kafka: SecuredKafka, folder: Path, **settings: Any) 
     bench.create_topics()
     records, labels = payments(PAYMENTS)
     bench.produce_json("transaction-labels", "card_id", labels)
-    before = len(bench.read("fraud-decisions"))
+    before = bench.count("fraud-decisions")
     bench.produce_json("transactions", "card_id", records)
     bench.produce("transactions", [b"no payment"], [b"c1"])
     try:
         # Everything that says anything, at the level that says most.
         worker = bench.start(0, level="debug", http_token=HTTP_TOKEN).wait_until_ready()
-        poll_until(lambda: len(bench.read("fraud-decisions")) >= before + PAYMENTS, 60, "a decision for each payment")
+        bench.wait_for("fraud-decisions", before + PAYMENTS)
         poll_until(lambda: bench.count("secure-card-state") > 0, 30, "a checkpoint")
         assert worker.stop() < 10.0
         assert bench.count("dead-letters") > 0

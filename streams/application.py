@@ -18,6 +18,9 @@ from faust.types import TP
 from streams.agents.fraud import fraud_agent
 from streams.agents.labels import labels_agent
 from streams.agents.recommendations import recommendations_agent
+from streams.connection import connect
+from streams.errors import SettingsError, StreamsError
+from streams.http_access import guarded_by
 from streams.settings import Settings, load_settings
 from streams.topics import Topic
 from streams.transport.flow import Flow
@@ -28,6 +31,17 @@ logger = logging.getLogger(__name__)
 
 # Also without the installed entry point, so that a checkout works as it is.
 TRANSPORTS.aliases.setdefault("streams", "streams.transport:Transport")
+
+
+class CommandLine(faust.Worker):
+    """`faust -A streams worker`. A cluster that does not answer or refuses us ends it in one line, before Faust starts."""
+
+    def execute_from_commandline(self) -> None:
+        try:
+            connect(self.app.settings)
+        except StreamsError as exc:
+            raise SystemExit(f"streams: {type(exc).__name__}: {exc}") from None
+        super().execute_from_commandline()
 
 
 class Application(Flow, faust.App):
@@ -103,6 +117,7 @@ def create_app(settings: Settings | None = None) -> Application:
     Path(settings.state_dir).mkdir(parents=True, exist_ok=True)  # Faust makes its own folder in it, but not this one
     app = Application(
         settings.application_id,
+        Worker=CommandLine,
         broker=";".join(f"streams://{server.strip()}" for server in servers),
         broker_credentials=credentials(settings),
         broker_client_id=member_name(settings),
@@ -123,6 +138,13 @@ def create_app(settings: Settings | None = None) -> Application:
         web_host=settings.http_host,
         web_bind=settings.http_host,
         web_port=settings.http_port + (settings.worker_slot or 0),
+        web_application_options={"middlewares": [guarded_by(settings.http_token)]},
+        # Faust's own pages tell of topics, partitions and hosts, also where `faust --debug` would turn them on.
+        web_router_enabled=False,
+        web_tables_enabled=False,
+        web_stats_enabled=False,
+        web_graph_enabled=False,
+        web_metrics_enabled=False,
         datadir=Path(settings.state_dir) / f"{settings.application_id}-data",
     )
     app.settings = settings
@@ -139,14 +161,12 @@ def member_name(settings: Settings) -> str:
 
 
 def credentials(settings: Settings) -> Any:
-    """Return Faust's credentials for the security settings; None for a plain connection."""
-    context = None
-    if settings.security_protocol.endswith("SSL"):
-        context = ssl.create_default_context(cafile=settings.ssl_ca_location or None)
-        if settings.ssl_certificate_location:
-            context.load_cert_chain(
-                settings.ssl_certificate_location, settings.ssl_key_location or None, settings.ssl_key_password or None
-            )
+    """Return Faust's credentials for the security settings; None for a plain connection.
+
+    Raises:
+        SettingsError: a file cannot be read or is not what its setting says.
+    """
+    context = tls_context(settings) if settings.security_protocol.endswith("SSL") else None
     if settings.security_protocol.startswith("SASL"):
         return faust.SASLCredentials(
             username=settings.sasl_username,
@@ -155,6 +175,34 @@ def credentials(settings: Settings) -> Any:
             mechanism=settings.sasl_mechanism,
         )
     return faust.SSLCredentials(context) if context else None
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext:
+    """Return the context that checks the broker's certificate and host name, and shows ours where there is one.
+
+    Raises:
+        SettingsError: a file cannot be read or is not what its setting says.
+    """
+    try:
+        context = ssl.create_default_context(cafile=settings.ssl_ca_location or None)
+    except OSError as exc:  # SSLError among them
+        raise SettingsError(
+            f"ssl_ca_location={settings.ssl_ca_location}: expected certificates as PEM text, got: {exc}; correct the path"
+        ) from exc
+    if settings.ssl_certificate_location:
+        try:
+            context.load_cert_chain(
+                settings.ssl_certificate_location,
+                settings.ssl_key_location,
+                settings.ssl_key_password,  # empty, not None: OpenSSL would ask the terminal
+            )
+        except OSError as exc:
+            raise SettingsError(
+                f"ssl_certificate_location={settings.ssl_certificate_location}, "
+                f"ssl_key_location={settings.ssl_key_location}: expected a certificate and its key as PEM text, and "
+                f"ssl_key_password where the key has one, got: {exc}; correct the paths or the password"
+            ) from exc
+    return context
 
 
 def declare_checkpoints(app: Application) -> None:

@@ -87,6 +87,9 @@ class Settings:
 
     http_host: str = setting("127.0.0.1", "address of /live, /ready and /metrics")
     http_port: int = setting(6066, "port of /live, /ready and /metrics, plus worker_slot")
+    http_token: str = setting(
+        "", "token (Authorization: Bearer) for HTTP methods other than GET and HEAD; empty: all refused", secret=True
+    )
 
     security_protocol: SecurityProtocol = setting("PLAINTEXT", "as in librdkafka's security.protocol")
     sasl_mechanism: SaslMechanism = setting("PLAIN", "as in librdkafka's sasl.mechanism")
@@ -124,6 +127,14 @@ class Settings:
             raise SettingsError(
                 f"sasl_username is set but security_protocol={self.security_protocol}; use SASL_SSL or SASL_PLAINTEXT"
             )
+        if bool(self.ssl_certificate_location) != bool(self.ssl_key_location):
+            raise SettingsError("ssl_certificate_location and ssl_key_location go together; set both or neither")
+        if not self.security_protocol.endswith("SSL"):
+            for name in ("ssl_ca_location", "ssl_certificate_location", "ssl_key_password"):
+                if getattr(self, name):
+                    raise SettingsError(
+                        f"{name} is set but security_protocol={self.security_protocol}; use SSL or SASL_SSL"
+                    )
         if not self.application_id.strip():
             raise SettingsError("application_id is empty; name the consumer group")
 

@@ -86,8 +86,9 @@ def replay(code: tuple[str, ...], topic: str | None, limit: int | None, dry_run:
       streams dead-letters replay --topic transactions --code out-of-range --dry-run
       streams dead-letters replay --limit 1
     """
-    from streams.commands.cluster import connect, require_topics
+    from streams.commands.cluster import require_topics
     from streams.commands.delivery import Delivery, Headers
+    from streams.connection import connect
 
     settings = load_settings()
     counts: Counter[str] = Counter()

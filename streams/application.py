@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 import time
 import uuid
@@ -15,6 +16,7 @@ import faust
 from faust.transport.drivers import TRANSPORTS
 from faust.types import TP
 
+from models.errors import ModelError
 from streams.agents.fraud import fraud_agent
 from streams.agents.labels import labels_agent
 from streams.agents.recommendations import recommendations_agent
@@ -34,14 +36,40 @@ TRANSPORTS.aliases.setdefault("streams", "streams.transport:Transport")
 
 
 class CommandLine(faust.Worker):
-    """`faust -A streams worker`. A cluster that does not answer or refuses us ends it in one line, before Faust starts."""
+    """`faust -A streams worker`. What can be known to be wrong before Faust starts ends it in one line."""
+
+    app: Application
 
     def execute_from_commandline(self) -> None:
         try:
             connect(self.app.settings)
-        except StreamsError as exc:
-            raise SystemExit(f"streams: {type(exc).__name__}: {exc}") from None
-        super().execute_from_commandline()
+            check_port(self.app.conf.web_bind, self.app.conf.web_port)
+            self.app.prepare(self.loop)
+        except (StreamsError, ModelError) as exc:
+            raise SystemExit(last_line(exc)) from None
+        try:
+            super().execute_from_commandline()
+        except SystemExit:
+            if self.app.worker.failure is None:
+                raise
+            raise SystemExit(last_line(self.app.worker.failure)) from None
+
+
+def last_line(exc: BaseException) -> str:
+    """Return what a process says last, when it ends because of `exc`."""
+    return f"streams: {type(exc).__name__}: {exc}"
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise SettingsError where another process has the port."""
+    try:
+        with socket.create_server((host, port)):
+            return
+    except OSError as exc:
+        raise SettingsError(
+            f"http_port: expected {host}:{port} to be free, got {exc.strerror}; give each worker on this machine a "
+            "STREAMS_WORKER_SLOT of its own, which is added to the port, or set http_port"
+        ) from exc
 
 
 class Application(Flow, faust.App):
@@ -49,21 +77,29 @@ class Application(Flow, faust.App):
 
     settings: Settings
     worker: Worker
-    started_worker: Worker | None = None  # the same, once it has everything it needs
-    _starting: asyncio.Future[None] | None = None
     _watched: Sequence[asyncio.Future[None]] = ()
 
     def batched(self, topic: Topic) -> Any:
         """Return the channel of a topic whose agents take whole fetches; offsets follow confirmed outputs."""
         return self.topic(topic.name, schema=BatchSchema(), acks=False, partitions=self.settings.partitions)
 
-    async def on_start(self) -> None:
+    def prepare(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Make the worker; takes seconds, and is for the time before the loop runs.
+
+        Raises:
+            StreamsError, ModelError: as `Worker.start`.
+        """
         # Faust leaves this one open: at 1,000 records/s its debug records, made and dropped, were 9 % of the loop's time.
         logging.getLogger("aiokafka").setLevel(logging.INFO)
-        self.worker = Worker(self.settings, self.conf.broker_client_id, lambda: self.consumer, self._fail)
-        self._starting = asyncio.get_running_loop().run_in_executor(None, self.worker.start)
-        await asyncio.shield(self._starting)
-        self.started_worker = self.worker
+        worker = Worker(self.settings, self.conf.broker_client_id, lambda: self.consumer, self._fail, loop)
+        try:
+            worker.start()
+        except BaseException:
+            worker.close()
+            raise
+        self.worker = worker
+
+    async def on_start(self) -> None:
         self._watched = [asyncio.ensure_future(work) for work in (self.worker.deliver(), self.worker.watch())]
         for task in self._watched:
             task.add_done_callback(self._ended)
@@ -83,21 +119,16 @@ class Application(Flow, faust.App):
 
     async def drain(self, deadline: float) -> None:
         """Called by the consumer before it commits for the last time under an assignment."""
-        if self.started_worker is not None:
-            await self.started_worker.drain(deadline)
+        await self.worker.drain(deadline)
 
     async def drained(self, deadline: float) -> None:
         """Called by the consumer after that commit: the next owner restores from what is written here."""
-        if self.started_worker is not None:
-            rows = await self.started_worker.checkpoint(max(0.0, deadline - time.monotonic()))
-            logger.info("checkpoint at hand-over: %d rows", rows)
+        rows = await self.worker.checkpoint(max(0.0, deadline - time.monotonic()))
+        logger.info("checkpoint at hand-over: %d rows", rows)
 
     async def on_shutdown(self) -> None:
         await super().on_shutdown()
-        if self._starting is None:
-            return
         self.worker.ready = False
-        await asyncio.wait([self._starting])  # told to stop while it starts: what it has opened is known only then
         for task in self._watched:
             task.cancel()
         await asyncio.get_running_loop().run_in_executor(None, self.worker.close)
@@ -114,7 +145,14 @@ def create_app(settings: Settings | None = None) -> Application:
     """
     settings = settings or load_settings()
     servers = settings.brokers().split(",")
-    Path(settings.state_dir).mkdir(parents=True, exist_ok=True)  # Faust makes its own folder in it, but not this one
+    try:
+        Path(settings.state_dir).mkdir(
+            parents=True, exist_ok=True
+        )  # Faust makes its own folder in it, but not this one
+    except OSError as exc:
+        raise SettingsError(
+            f"state_dir={settings.state_dir}: expected a folder, got {exc.strerror}; name another"
+        ) from exc
     app = Application(
         settings.application_id,
         Worker=CommandLine,

@@ -13,6 +13,10 @@ class KafkaUnavailable(StreamsError):
     """The cluster does not answer, refuses the client, or lacks a topic."""
 
 
+class TopicChanged(StreamsError):
+    """An input topic was given more partitions while the worker ran."""
+
+
 class DeliveryFailed(StreamsError):
     """The broker did not confirm an output. Its input's offset is never committed."""
 

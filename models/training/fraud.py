@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.artifacts import save_artifact
+from models.artifacts import Artifact, save_artifact
 from models.errors import TrainingDataError
 from models.features.cards import CardHistory
 from models.features.payments import FRAUD_FEATURES, PaymentFeatures, replay
@@ -82,18 +82,74 @@ def train(
         tell("simulate payments", 0.0)
         cards = max(100, payments // PAYMENTS_PER_CARD)
         columns = dict(simulate_payments(payments, seed, cards=cards, terminals=max(50, cards // 2)))
-    table = _ordered(columns)
+    table = ordered(columns)
     tell("build features", 0.1)
     features = replay(PaymentFeatures(CardHistory(), TerminalHistory()), table)
     parts = _split(table["event_time"], table["is_fraud"])
-    with reproducible(seed):
+    artifact = _fit_and_publish(output, features, table, parts, {"source": source, "seed": seed}, tell)
+    return dict(artifact.section("metrics"))
+
+
+def train_until(
+    output: Path,
+    table: Mapping[str, Any],
+    features: NDArray[np.float32],
+    known_until_ms: int,
+    *,
+    seed: int = 7,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Train on the payments whose labels are known at one moment, and write the artifact and its model card.
+
+    Weights are fitted on the oldest payments; the epoch, the calibration and the thresholds are chosen on the newest,
+    with a label delay between. No later payment is looked at.
+
+    Args:
+        output: Folder of the artifact; created if absent.
+        table: Payments, as `ordered` returns them.
+        features: float32[N, F] of the same payments, as `replay` returns them.
+        known_until_ms: Payments from this event_time on are left out; what is scored with the artifact should be a
+            label delay later.
+        seed: Fixes the initial weights and the order of batches.
+        progress: Told (stage, fraction done).
+
+    Returns:
+        The artifact; its metrics are those of the validation part.
+
+    Raises:
+        TrainingDataError: the span is too short, or a part has no fraud or nothing else.
+    """
+    known = int(np.searchsorted(table["event_time"], known_until_ms))
+    table = {name: column[:known] for name, column in table.items()}
+    parts = _split(table["event_time"], table["is_fraud"], test_share=0.0)
+    origin = {"source": "columns given", "seed": seed}
+    return _fit_and_publish(output, features[:known], table, parts, origin, progress or silent)
+
+
+def _fit_and_publish(
+    output: Path,
+    features: NDArray[np.float32],
+    table: Mapping[str, Any],
+    parts: dict[str, slice],
+    origin: dict[str, Any],
+    tell: Progress,
+) -> Artifact:
+    with reproducible(origin["seed"]):
         model = _fit(features, table["is_fraud"], parts, tell)
         tell("calibrate", 0.95)
         _calibrate(model, features[parts["validation"]], table["is_fraud"][parts["validation"]])
-        return _publish(output, model, features, table, parts, {"source": source, "seed": seed})
+        return _publish(output, model, features, table, parts, origin)
 
 
-def _ordered(columns: Mapping[str, Any]) -> dict[str, Any]:
+def ordered(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns that training reads, checked, in event_time order.
+
+    Args:
+        columns: As for `train`.
+
+    Raises:
+        TrainingDataError: a column is missing or of another length, or an amount is no finite number.
+    """
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
         raise TrainingDataError(f"columns: expected {', '.join(COLUMNS)}, got no {', '.join(missing)}; add them")
@@ -118,19 +174,20 @@ def _ordered(columns: Mapping[str, Any]) -> dict[str, Any]:
     return table
 
 
-def _split(event_time: NDArray[np.int64], is_fraud: NDArray[np.bool_]) -> dict[str, slice]:
-    """Return the parts by time; each begins when the labels of the one before are known."""
+def _split(
+    event_time: NDArray[np.int64], is_fraud: NDArray[np.bool_], test_share: float = TEST_SHARE
+) -> dict[str, slice]:
+    """Return the parts by time, without a test part where its share is 0; each begins a label delay after the last."""
     if not len(event_time):
         raise TrainingDataError("columns: expected payments, got none; give some")
     first, last = int(event_time[0]), int(event_time[-1])
     span = last - first
-    test = last - int(TEST_SHARE * span)
-    validation = test - LABEL_DELAY_MS - int(VALIDATION_SHARE * span)
-    edges = {
-        "train": (first, validation - LABEL_DELAY_MS),
-        "validation": (validation, test - LABEL_DELAY_MS),
-        "test": (test, last + 1),
-    }
+    test = last - int(test_share * span)
+    known_until = test - LABEL_DELAY_MS if test_share else last + 1
+    validation = known_until - int(VALIDATION_SHARE * span)
+    edges = {"train": (first, validation - LABEL_DELAY_MS), "validation": (validation, known_until)}
+    if test_share:
+        edges["test"] = (test, last + 1)
     parts = {}
     for name, (begin, end) in edges.items():
         part = slice(int(np.searchsorted(event_time, begin)), int(np.searchsorted(event_time, end)))
@@ -199,10 +256,10 @@ def _publish(
     output: Path,
     model: FraudModel,
     features: NDArray[np.float32],
-    table: dict[str, Any],
+    table: Mapping[str, Any],
     parts: dict[str, slice],
     origin: dict[str, Any],
-) -> dict[str, float]:
+) -> Artifact:
     is_fraud, event_time = table["is_fraud"], table["event_time"]
     model.eval()
     with torch.inference_mode():
@@ -210,7 +267,8 @@ def _publish(
     validation = scores["validation"], is_fraud[parts["validation"]]
     decline = threshold_of_precision(*validation, DECLINE_PRECISION)
     thresholds = {"review": min(decline, threshold_of_share(validation[0], REVIEW_SHARE)), "decline": decline}
-    metrics = measure(scores["test"], is_fraud[parts["test"]], thresholds)
+    judged = "test" if "test" in parts else "validation"
+    metrics = measure(scores[judged], is_fraud[parts[judged]], thresholds)
     train_part = parts["train"]
     usual = np.median(features[train_part][~is_fraud[train_part]], axis=0).astype(np.float32)
     tensors = {name: value.numpy() for name, value in model.state_dict().items()}
@@ -242,14 +300,14 @@ def _publish(
     }
     recall = {}
     if "pattern" in table:
-        pattern = np.array(table["pattern"][parts["test"]], dtype=object)
-        for name in sorted(set(pattern[is_fraud[parts["test"]]].tolist())):
-            found = scores["test"][pattern == name] >= thresholds["review"]
+        pattern = np.array(table["pattern"][parts[judged]], dtype=object)
+        for name in sorted(set(pattern[is_fraud[parts[judged]]].tolist())):
+            found = scores[judged][pattern == name] >= thresholds["review"]
             recall[name] = float(found.mean())
     artifact = save_artifact(output, {**tensors, "baseline": usual}, manifest)
     FraudRunner(artifact, device="cpu").warm_up()
     (output / "README.md").write_text(fraud_card(artifact, REVIEW_SHARE, DECLINE_PRECISION, recall), encoding="utf-8")
-    return metrics
+    return artifact
 
 
 def measure(

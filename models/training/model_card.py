@@ -32,7 +32,7 @@ the parts.
 
 {_split(manifest, ("payments", "frauds"))}
 
-## Quality on the test part
+## Quality on the {list(manifest["split"])[-1]} part
 
 AUC {metrics["auc"]:.4f}, average precision {metrics["average_precision"]:.4f}, calibration error
 {metrics["calibration_error"]:.5f}.

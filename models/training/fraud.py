@@ -153,7 +153,7 @@ def _fit_and_publish(
         model.calibration.copy_(early.calibration)
         judged = list(parts)[-1]  # the later model has seen the validation part
         scores = _scores(model if judged == "test" else early, features[parts[judged]])
-    return _publish(output, model, judged, scores, thresholds, features, table, parts, origin)
+        return _publish(output, model, judged, scores, thresholds, features, table, parts, origin)
 
 
 def ordered(columns: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from models.artifacts import Artifact, default_artifact, load_artifact
 from models.blending import Blend, largest
 from models.errors import ArtifactError, FeatureMismatch, ModelError
+from models.features.clicks import NewItems
 from models.features.payments import FRAUD_FEATURES
 from models.fraud import FraudModel
 from models.recommender import RecommenderModel, Vocabulary
@@ -335,6 +336,25 @@ class RecommenderRunner:
         if (items < 0).any():
             ids = [[item for item in row if item is not None] for row in ids]
         return Slates(items, ids, scores, strategies)
+
+    def with_new(self, slates: Slates, new: NewItems) -> Slates:
+        """Return slates with new items among their ids and scores, in the order of probability.
+
+        A known item's probability is what the new ones leave of it.
+
+        Args:
+            slates: As `recommend` gives them; their `items` know no new ones and stay.
+            new: What may be recommended beside, for each slate.
+        """
+        ids, scores = list(slates.ids), slates.scores.copy()
+        for row in [row for row, names in enumerate(new.ids) if names]:
+            left = max(0.0, 1.0 - sum(new.shares[row]))
+            known = (scores[row, : len(ids[row])] * left).tolist()
+            both = [*zip(new.shares[row], new.ids[row], strict=True), *zip(known, ids[row], strict=True)]
+            best = sorted(both, key=lambda pair: -pair[0])[: scores.shape[1]]
+            ids[row] = [name for _, name in best]
+            scores[row, : len(best)] = [score for score, _ in best]
+        return slates._replace(ids=ids, scores=scores)
 
     def rank(self, sequences: Int32, k: int, part: Part = "blend") -> Int32:
         """Return int32[B, K] items as one part of the recommender ranks them, seen ones included; -1 where none is.

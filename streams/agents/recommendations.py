@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.sessions import SessionHistory
+from models.features.clicks import ClickHistory, NewItems
 from models.runner import RecommenderRunner
 from streams.codecs import Clicks, Limits, decode_clicks
 from streams.metrics import Metrics
@@ -39,9 +39,10 @@ class SessionReplay:
     def __init__(self, runner: RecommenderRunner, limits: Limits) -> None:
         self._runner, self._limits = runner, limits
 
-    def __call__(self, sessions: SessionHistory, values: list[bytes | None], timestamps: list[int]) -> None:
+    def __call__(self, sessions: ClickHistory, values: list[bytes | None], timestamps: list[int]) -> None:
         clicks = decode_clicks(values, now_ms=timestamps, limits=self._limits)
-        sessions.update(clicks.session_ids, self._runner.item_index(clicks.item_ids), clicks.event_times)
+        items = self._runner.item_index(clicks.item_ids)
+        sessions.update(clicks.session_ids, items, clicks.item_ids, clicks.event_times)
 
 
 class RecommendationJob:
@@ -52,7 +53,7 @@ class RecommendationJob:
     def __init__(
         self,
         runner: RecommenderRunner,
-        sessions: StateTable[SessionHistory],
+        sessions: StateTable[ClickHistory],
         top_k: int,
         limits: Limits,
         publisher: Publisher,
@@ -69,8 +70,10 @@ class RecommendationJob:
         """Return each batch's slates and dead letters."""
         started = time.monotonic()
         clicks = [decode_clicks(b.values, now_ms=b.timestamps, limits=self._limits) for b in batches]
-        sequences = [self._sequences(batch, columns) for batch, columns in zip(batches, clicks, strict=True)]
-        slates = self._runner.recommend(np.concatenate(sequences), self._top_k)
+        seen = [self._sequences(batch, columns) for batch, columns in zip(batches, clicks, strict=True)]
+        slates = self._runner.recommend(np.concatenate([sequences for sequences, _ in seen]), self._top_k)
+        new_ids = [ids for _, new in seen for ids in new.ids]
+        slates = self._runner.with_new(slates, NewItems(new_ids, [shares for _, new in seen for shares in new.shares]))
         scores = slates.scores.tolist()
         outputs, end = [], 0
         for batch, columns in zip(batches, clicks, strict=True):
@@ -88,12 +91,12 @@ class RecommendationJob:
             self._metrics.slates.labels(strategy).inc(count)
         return outputs
 
-    def _sequences(self, batch: RecordBatch, columns: Clicks) -> NDArray[np.int32]:
+    def _sequences(self, batch: RecordBatch, columns: Clicks) -> tuple[NDArray[np.int32], NewItems]:
         sessions = self._sessions.at(batch)
         items = self._runner.item_index(columns.item_ids)
-        sequences = sessions.update(columns.session_ids, items, columns.event_times)
+        seen = sessions.update(columns.session_ids, items, columns.item_ids, columns.event_times)
         self._sessions.advance(batch)
-        return sequences
+        return seen
 
     def _outputs(self, batch: RecordBatch, columns: Clicks, values: list[bytes]) -> list[Outputs]:
         keys: list[bytes | None] = [session.encode() for session in columns.session_ids]

@@ -116,8 +116,8 @@ class Worker:
         self._sessions = self._table(
             "session-state",
             CLICKSTREAM,
-            f"sessions/2/{recommender.version}",
-            partial(SessionState, recommender.length, horizon),
+            f"sessions/3/{recommender.version}",
+            partial(SessionState, recommender.items, recommender.length, horizon),
             SessionReplay(recommender, limits),
         )
         self._tables: dict[str, StateTable[Any]] = {"cards": self._cards, "sessions": self._sessions}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -34,6 +34,9 @@ SCORES_PER_CHUNK_MAX: Final = 1 << 20
 
 SEQUENCE: Final = "sequence"
 POPULAR: Final = "popular"
+
+Part = Literal["blend", "sequence", "neighbours", "item-item", "popularity"]
+PARTS: Final = get_args(Part)
 
 BASELINE: Final = "baseline"
 OTHER: Final = "other"
@@ -289,13 +292,31 @@ class RecommenderRunner:
         """Return int32[B] indices of item ids, -1 for those that the model was not trained on."""
         return np.fromiter(map(self._index.get, ids, repeat(-1)), np.int32, len(ids))
 
-    def recommend(self, sequences: Int32, k: int) -> Slates:
-        """Return the k items most likely to be clicked next, without those already in the session.
+    def rank(self, sequences: Int32, k: int, part: Part = "blend") -> Int32:
+        """Return int32[B, K] items as one part of the recommender ranks them, seen ones included; -1 where none is.
+
+        Args:
+            sequences: As for `recommend`.
+            k: Items wanted, >= 1.
+            part: One of PARTS.
+
+        Raises:
+            ModelError: the part is unknown.
+        """
+        if part not in PARTS:
+            raise ModelError(f"part: expected one of {', '.join(PARTS)}, got {part!r}; correct it")
+        if part == "popularity":
+            return np.tile(self._popular[: min(k, self.items)], (len(sequences), 1))
+        return self.recommend(sequences, k, keep_seen=True).items
+
+    def recommend(self, sequences: Int32, k: int, keep_seen: bool = False) -> Slates:
+        """Return the k items most likely to be clicked next.
 
         Args:
             sequences: int32[B, T] item indices in order of clicks, the last click rightmost, -1 for an unknown item
                 or none; unknown items are skipped, the rest of the session counts.
             k: Items wanted, >= 1; K is at most the size of the vocabulary.
+            keep_seen: Whether items already in the session may be recommended again.
 
         Returns:
             Slates; a session without any known item gets the most popular items.
@@ -311,7 +332,7 @@ class RecommenderRunner:
         strategies = [POPULAR] * len(sequences)
         if len(rows):
             chosen = sequences if len(rows) == len(sequences) else sequences[rows]
-            items[rows], scores[rows] = self._rank(chosen, k)
+            items[rows], scores[rows] = self._rank(chosen, k, keep_seen)
             for row in rows.tolist():
                 strategies[row] = SEQUENCE
         ids: list[list[str]] = self._ids[items].tolist()
@@ -319,13 +340,15 @@ class RecommenderRunner:
             ids = [[item for item in row if item is not None] for row in ids]
         return Slates(items, ids, scores, strategies)
 
-    def _rank(self, sequences: Int32, k: int) -> tuple[Int32, Float32]:
+    def _rank(self, sequences: Int32, k: int, keep_seen: bool) -> tuple[Int32, Float32]:
         places = torch.from_numpy(sequences.astype(np.int64) + 1)
         items = np.empty((len(sequences), k), np.int32)
         scores = np.empty((len(sequences), k), np.float32)
         with torch.inference_mode():
             for covered, batch in self._batches.split(places):
-                logits = self._model(batch).float().scatter_(1, batch, -torch.inf)
+                logits = self._model(batch).float()
+                if not keep_seen:
+                    logits.scatter_(1, batch, -torch.inf)
                 best = logits.topk(k, dim=1)
                 probability: Any = (best.values - logits.logsumexp(dim=1, keepdim=True)).exp()
                 rows = covered.stop - covered.start

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.artifacts import save_artifact
+from models.artifacts import Artifact, load_artifact, save_artifact
 from models.errors import TrainingDataError
 from models.features.sessions import SessionHistory
 from models.recommender import RecommenderModel, Vocabulary
@@ -106,6 +106,42 @@ def train(
         RecommenderRunner(artifact, device="cpu").warm_up()
     (output / "README.md").write_text(recommender_card(artifact), encoding="utf-8")
     return metrics
+
+
+def train_sessions(
+    output: Path, items: Int32, offsets: NDArray[np.int64], *, seed: int = 7, progress: Progress | None = None
+) -> Artifact:
+    """Train on whole sessions and write the artifact: its item ids are the decimal text of the integers.
+
+    Args:
+        output: Folder of the artifact; created if absent.
+        items: int32[C], the sessions' clicks one after the other, oldest session first.
+        offsets: int64[S + 1]; session s is items[offsets[s]:offsets[s + 1]].
+        seed: Fixes the initial weights and the order of batches.
+        progress: Told (stage, fraction done).
+
+    Returns:
+        The artifact. Epochs and blend are chosen on the last tenth of the sessions, and `metrics` are of that tenth;
+        the weights saved have seen all sessions.
+
+    Raises:
+        TrainingDataError: offsets do not fit the items, or no session has two items.
+    """
+    items, offsets = np.asarray(items, np.int32), np.asarray(offsets, np.int64)
+    if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(items) or (np.diff(offsets) < 0).any():
+        raise TrainingDataError(
+            f"offsets: expected a rise from 0 to {len(items)} in {len(offsets)} steps, got another; correct them"
+        )
+    sessions = len(offsets) - 1
+    number = np.repeat(np.arange(sessions), np.diff(offsets))
+    # A click a second keeps the order; a session's clicks lie together.
+    columns = {
+        "session_id": number.astype(str).tolist(),
+        "item_id": items.astype(str).tolist(),
+        "event_time": np.arange(len(items), dtype=np.int64) * 1000,
+    }
+    train(output, seed=seed, progress=progress, columns=columns)
+    return load_artifact(output)
 
 
 def build_examples(

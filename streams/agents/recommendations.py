@@ -54,11 +54,13 @@ class RecommendationJob:
         runner: RecommenderRunner,
         sessions: StateTable[SessionHistory],
         top_k: int,
+        keep_seen: bool,
         limits: Limits,
         publisher: Publisher,
         metrics: Metrics,
     ) -> None:
-        self._runner, self._sessions, self._top_k, self._limits = runner, sessions, top_k, limits
+        self._runner, self._sessions, self._limits = runner, sessions, limits
+        self._top_k, self._keep_seen = top_k, keep_seen
         self._publisher, self._metrics = publisher, metrics
         self._model = ModelName(runner.name, runner.version)
 
@@ -70,7 +72,7 @@ class RecommendationJob:
         started = time.monotonic()
         clicks = [decode_clicks(b.values, now_ms=b.timestamps, limits=self._limits) for b in batches]
         sequences = [self._sequences(batch, columns) for batch, columns in zip(batches, clicks, strict=True)]
-        slates = self._runner.recommend(np.concatenate(sequences), self._top_k)
+        slates = self._runner.recommend(np.concatenate(sequences), self._top_k, self._keep_seen)
         scores = slates.scores.tolist()
         outputs, end = [], 0
         for batch, columns in zip(batches, clicks, strict=True):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from models.errors import EvaluationError
 from models.evaluation.prequential import METRICS
 
-RELIABILITY_BINS: Final = 20
+RELIABILITY_BINS: Final = 10
 FRAUD_PLOTS: Final = ("precision_recall.png", "reliability.png", "scores.png", "weeks.png")
 RECOMMENDER_PLOTS: Final = ("quality.png", "popularity.png")
 
@@ -57,14 +57,10 @@ def plot_fraud(
     figure, axes = new_figure()
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
     for name, of_model in pooled.items():
-        bins = np.array_split(np.argsort(of_model, kind="stable"), RELIABILITY_BINS)
-        points = [(of_model[rows].mean(), labels[rows].mean()) for rows in bins if len(rows)]
+        number = np.minimum((of_model * RELIABILITY_BINS).astype(np.int64), RELIABILITY_BINS - 1)
+        points = [(of_model[number == each].mean(), labels[number == each].mean()) for each in np.unique(number)]
         axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
-    axes.set(
-        xlabel="mean score", ylabel="share of fraud", title=f"{RELIABILITY_BINS} bins of equal numbers of payments"
-    )
-    axes.set_xscale("symlog", linthresh=1e-3)
-    axes.set_yscale("symlog", linthresh=1e-3)
+    axes.set(xlabel="mean score", ylabel="share of fraud", title=f"{RELIABILITY_BINS} bins of equal width")
     _save(figure, axes, folder / FRAUD_PLOTS[1])
 
     figure, axes = new_figure()
@@ -138,7 +134,7 @@ def _bars(
             axes.bar(places + number * width, [week[metric] for week in of_weeks], width, label=model)
         axes.set_xticks(places + 0.4 - width / 2, weeks)
         axes.set(title=metric)
-    panels[-1].legend()
+    panels[-1].legend(loc="lower right")
     figure.savefig(path)
 
 

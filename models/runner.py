@@ -5,7 +5,7 @@ A runner owns no thread and no queue; the caller decides who may call it. Two ru
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, get_args
@@ -30,6 +30,11 @@ DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 # A new shape costs a CUDA device milliseconds of choosing kernels: batches are padded to one of these sizes there.
 BATCH_BUCKETS: Final = (64, 256, 1024, 4096)
+
+# Payments are scored in chunks of one shape, the last one padded: the sums of a matrix product may be taken in another
+# order in a product of another shape, and a payment's score must not depend on the batch that it comes in. The larger
+# the chunk the less it costs a row, the smaller the less a lone payment waits.
+FRAUD_CHUNK_ROWS: Final = {"cpu": 128, "cuda": 1024}
 
 # Scores of one chunk on the CPU: 4 MB, so that they are still in the cache when the largest are picked.
 SCORES_PER_CHUNK_MAX: Final = 1 << 20
@@ -88,13 +93,13 @@ def freeze(model: nn.Module) -> None:
 
 
 class Batches:
-    """How rows reach the device: as they are on the CPU, in padded buckets elsewhere."""
+    """How rows reach the device: padded to one of the buckets, or, with `rows_max`, on the CPU as they are."""
 
     def __init__(self, device: torch.device, buckets: Sequence[int], rows_max: int | None = None) -> None:
         if not buckets or min(buckets) < 1:
             raise ModelError(f"batch_buckets: expected sizes >= 1, got {tuple(buckets)}; correct them")
         self.device = device
-        self.padded = device.type != "cpu"
+        self.padded = rows_max is None or device.type != "cpu"
         self.sizes = tuple(sorted(buckets))
         self.rows_max = rows_max or self.sizes[-1]
 
@@ -121,7 +126,7 @@ class FraudRunner:
         artifact: Of kind fraud.
         device: As for `resolve_device`.
         dtype: "float32" or, on CUDA, "bfloat16".
-        batch_buckets: Batch sizes that CUDA sees; larger batches are cut, smaller ones padded.
+        chunk_rows: Rows of one forward pass; FRAUD_CHUNK_ROWS of the device where it is 0.
 
     Raises:
         ArtifactError: the artifact is of another kind or incomplete.
@@ -134,7 +139,7 @@ class FraudRunner:
         artifact: Artifact,
         device: str = "auto",
         dtype: str = "float32",
-        batch_buckets: Sequence[int] = BATCH_BUCKETS,
+        chunk_rows: int = 0,
     ) -> None:
         self.device = resolve_device(device)
         trained_on = tuple(artifact.section("features"))
@@ -145,7 +150,7 @@ class FraudRunner:
             )
         self._model = FraudModel.from_artifact(artifact).cast(resolve_dtype(dtype, self.device)).to(self.device)
         freeze(self._model)
-        self._batches = Batches(self.device, batch_buckets)
+        self._batches = Batches(self.device, (chunk_rows or FRAUD_CHUNK_ROWS[self.device.type],))
         self.features = trained_on
         self.name = artifact.name
         self.version = artifact.version
@@ -174,13 +179,14 @@ class FraudRunner:
             features: float32[B, F], columns in FRAUD_FEATURES order.
 
         Returns:
-            float32[B] in [0, 1], input order kept, in an array of the caller's own.
+            float32[B] in [0, 1], input order kept, in an array of the caller's own. A row's score is the same to the
+            last bit whatever the other rows are.
 
         Raises:
             FeatureMismatch: F differs from the artifact's.
         """
         with torch.inference_mode():
-            return torch.sigmoid(self._log_odds(features)).numpy()
+            return self._each(features, self._model).numpy()
 
     def reasons(self, features: Float32, top: int) -> list[list[tuple[str, float]]]:
         """Say which groups of features moved each row's score away from a usual payment's.
@@ -206,7 +212,7 @@ class FraudRunner:
         steps = self._substitutions  # bool[2, G + 1, F]
         with torch.inference_mode():
             mixed = torch.where(steps, rows[:, None, None, :], self._baseline)
-            odds = self._log_odds(mixed.flatten(0, 2).numpy()).view(len(rows), 2, -1).double().numpy()
+            odds = self._each(mixed.flatten(0, 2).numpy(), self._model.log_odds).view(len(rows), 2, -1).double().numpy()
         forward = np.diff(odds[:, 0], axis=1)
         reverse = np.diff(odds[:, 1], axis=1)[:, ::-1]
         contributions = (forward + reverse) / 2
@@ -225,12 +231,12 @@ class FraudRunner:
             )
         return torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))
 
-    def _log_odds(self, features: Float32) -> Tensor:
+    def _each(self, features: Float32, function: Callable[[Tensor], Tensor]) -> Tensor:
         rows = self._checked(features)
-        odds = torch.empty(len(rows))
+        values = torch.empty(len(rows))
         for covered, batch in self._batches.split(rows):
-            odds[covered] = self._model.log_odds(batch)[: covered.stop - covered.start].cpu()
-        return odds
+            values[covered] = function(batch)[: covered.stop - covered.start].cpu()
+        return values
 
     def _telescope(self, groups: list[list[int]]) -> Tensor:
         """Return bool[2, G + 1, F]: which features are the row's own after each step, in order and in reverse."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from models.artifacts import Artifact, default_artifact, load_artifact
 from models.blending import Blend, largest
 from models.errors import ArtifactError, FeatureMismatch, ModelError
+from models.features.clicks import NewItems
 from models.features.payments import FRAUD_FEATURES
 from models.fraud import FraudModel
 from models.recommender import RecommenderModel, Vocabulary
@@ -38,6 +39,8 @@ FRAUD_CHUNK_ROWS: Final = {"cpu": 128, "cuda": 1024}
 
 # Scores of one chunk on the CPU: 4 MB, so that they are still in the cache when the largest are picked.
 SCORES_PER_CHUNK_MAX: Final = 1 << 20
+# Sessions that the CPU encodes at once: beyond, they are no cheaper each.
+SESSIONS_PER_CHUNK_MAX: Final = 256
 
 SEQUENCE: Final = "sequence"
 NEIGHBOURS: Final = "neighbours"
@@ -340,6 +343,25 @@ class RecommenderRunner:
             ids = [[item for item in row if item is not None] for row in ids]
         return Slates(items, ids, scores, strategies)
 
+    def with_new(self, slates: Slates, new: NewItems) -> Slates:
+        """Return slates with new items among their ids and scores, in the order of probability.
+
+        A known item's probability is what the new ones leave of it.
+
+        Args:
+            slates: As `recommend` gives them; their `items` know no new ones and stay.
+            new: What may be recommended beside, for each slate.
+        """
+        ids, scores = list(slates.ids), slates.scores.copy()
+        for row in [row for row, names in enumerate(new.ids) if names]:
+            left = max(0.0, 1.0 - sum(new.shares[row]))
+            known = (scores[row, : len(ids[row])] * left).tolist()
+            both = [*zip(new.shares[row], new.ids[row], strict=True), *zip(known, ids[row], strict=True)]
+            best = sorted(both, key=lambda pair: -pair[0])[: scores.shape[1]]
+            ids[row] = [name for _, name in best]
+            scores[row, : len(best)] = [score for score, _ in best]
+        return slates._replace(ids=ids, scores=scores)
+
     def rank(self, sequences: Int32, k: int, part: Part = "blend") -> Int32:
         """Return int32[B, K] items as one part of the recommender ranks them, seen ones included; -1 where none is.
 
@@ -388,7 +410,9 @@ class Looking:
         self.items = model.items
         coarse = torch.bfloat16 if device.type == "cpu" and MULTIPLIES_BFLOAT16 else dtype
         self._items = model.embedding.detach().to(coarse)
-        self.batches = Batches(device, batch_buckets, max(1, SCORES_PER_CHUNK_MAX // model.items))
+        self.batches = Batches(device, batch_buckets, SESSIONS_PER_CHUNK_MAX)
+        # A device takes the bucket that it was given; a CPU's cache does not hold as many scores.
+        self._rows_max = self.batches.sizes[-1] if self.batches.padded else max(1, SCORES_PER_CHUNK_MAX // model.items)
 
     def look(self, sessions: Int32, counts: Int32, wanted: int) -> tuple[Float32, Int32]:
         """Return session vectors float32[B, D], and the `wanted` items (all, if there are fewer) int32[B, M]."""
@@ -401,17 +425,21 @@ class Looking:
             for covered, batch in self.batches.split(rows):
                 lengths = batch[:, -1]
                 clicks = batch[:, :-1] if self.batches.padded else batch[:, : int(lengths.max())]
-                found = self._model.encode(clicks, lengths)
-                logits = found.to(self._items.dtype) @ self._items.t()
-                place, count = order[covered], covered.stop - covered.start
-                vectors[place] = found[:count].float().cpu().numpy()
-                if logits.device.type == "cpu":
-                    best = np.empty((count, wanted), np.int32)
-                    largest(logits[:count].float().numpy(), wanted, best)
-                else:
-                    best = logits[:count].topk(wanted, dim=1).indices.int().cpu().numpy()
-                candidates[place] = best
+                place = order[covered]
+                found = self._model.encode(clicks, lengths)[: len(place)]
+                vectors[place] = found.float().cpu().numpy()
+                found = found.to(self._items.dtype)
+                for begin in range(0, len(place), self._rows_max):
+                    logits = found[begin : begin + self._rows_max] @ self._items.t()
+                    candidates[place[begin : begin + self._rows_max]] = self._best(logits, wanted)
         return vectors, candidates
+
+    def _best(self, logits: Tensor, wanted: int) -> Int32:
+        if logits.device.type != "cpu":
+            return logits.topk(wanted, dim=1).indices.int().cpu().numpy()
+        best = np.empty((len(logits), wanted), np.int32)
+        largest(logits.float().numpy(), wanted, best)
+        return best
 
 
 def left_aligned(sequences: Int32, length: int) -> tuple[Int32, Int32]:

@@ -21,6 +21,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16"]
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SeenItems = Literal["drop", "keep"]
+NewItems = Literal["recommend", "ignore"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 
@@ -79,6 +80,9 @@ class Settings:
     top_k: int = setting(20, "items of a recommendation")
     seen_items: SeenItems = setting(
         "drop", "items that the session has seen: never recommended, or ranked as any other"
+    )
+    new_items: NewItems = setting(
+        "recommend", "items that the model has never seen: recommended once clicked, or never"
     )
 
     http_host: str = setting("127.0.0.1", "address of /live, /ready and /metrics")

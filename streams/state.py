@@ -27,7 +27,7 @@ Row = tuple[bytes, bytes | None]
 
 
 class History(Protocol):
-    """Keyed state of one partition (`CardHistory`, `SessionHistory`)."""
+    """Keyed state of one partition (`CardHistory`, `ClickHistory`)."""
 
     watermark: Any
 

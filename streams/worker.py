@@ -19,7 +19,7 @@ from faust.types import TP
 
 from models.features import payments, sessions
 from models.features.cards import CardHistory
-from models.features.sessions import SessionHistory
+from models.features.clicks import ClickHistory
 from models.runner import FraudRunner, RecommenderRunner
 from streams.agents.fraud import CardReplay, FraudJob
 from streams.agents.labels import LabelJob, LabelReplay
@@ -96,8 +96,8 @@ class Worker:
         self._sessions = self._table(
             "session-state",
             CLICKSTREAM,
-            f"sessions/1/{recommender.version}",
-            partial(SessionHistory, recommender.length),
+            f"sessions/2/{recommender.version}",
+            partial(ClickHistory, recommender.items, recommender.length),
             SessionReplay(recommender, limits),
         )
         self._label_log = LabelLog(LABELS.name, LabelReplay(limits), label_reader, ends_reader, self._failed_elsewhere)
@@ -124,6 +124,7 @@ class Worker:
                 self._sessions,
                 settings.top_k,
                 settings.seen_items == "keep",
+                settings.new_items == "recommend",
                 limits,
                 publisher,
                 self.metrics,

@@ -152,7 +152,7 @@ class Task:
     """Examples as a model sees them.
 
     Attributes:
-        sequences: int32[E, T] item indices of the newest T known items of each prefix, left-padded with -1.
+        sequences: int32[E, T] item indices of the newest T clicks of each prefix, -1 for an unknown item or none.
         targets: int32[E] item indices, -1 for a target that the model does not know: a miss.
         popularity: float64[N] percentile of each item by its clicks in training, ties in the middle.
     """
@@ -167,10 +167,8 @@ class Task:
         index, targets = (_index(runner, items) for items in (examples.items, examples.targets))
         sequences = np.full((len(examples), runner.length), -1, np.int32)
         for row, (begin, end) in enumerate(zip(examples.begin.tolist(), examples.end.tolist(), strict=True)):
-            prefix = index[begin:end]
-            known = prefix[prefix >= 0][-runner.length :]
-            if len(known):
-                sequences[row, -len(known) :] = known
+            newest = index[max(begin, end - runner.length) : end]
+            sequences[row, -len(newest) :] = newest
         clicks = np.sort(vocabulary.clicks)
         below, up_to = (np.searchsorted(clicks, vocabulary.clicks, side) for side in ("left", "right"))
         return cls(sequences, targets, (below + up_to) / 2 / len(clicks))

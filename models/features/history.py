@@ -63,6 +63,14 @@ class KeyedHistory:
         """Keys held."""
         return len(self._index)
 
+    def keys(self) -> list[str]:
+        """Return the keys held, in no particular order."""
+        return list(self._index)
+
+    def holds(self, key: str) -> bool:
+        """Tell whether a key is held."""
+        return key in self._index
+
     @property
     def watermark(self) -> int:
         """Largest event_time given, ms (buckets in TerminalHistory). A load raises it to the newest event loaded."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.sessions import SessionHistory
+from models.features.clicks import ClickHistory, NewItems
 from models.runner import RecommenderRunner
 from streams.codecs import Clicks, Limits, decode_clicks
 from streams.metrics import Metrics
@@ -39,9 +39,10 @@ class SessionReplay:
     def __init__(self, runner: RecommenderRunner, limits: Limits) -> None:
         self._runner, self._limits = runner, limits
 
-    def __call__(self, sessions: SessionHistory, values: list[bytes | None], timestamps: list[int]) -> None:
+    def __call__(self, sessions: ClickHistory, values: list[bytes | None], timestamps: list[int]) -> None:
         clicks = decode_clicks(values, now_ms=timestamps, limits=self._limits)
-        sessions.update(clicks.session_ids, self._runner.item_index(clicks.item_ids), clicks.event_times)
+        items = self._runner.item_index(clicks.item_ids)
+        sessions.update(clicks.session_ids, items, clicks.item_ids, clicks.event_times)
 
 
 class RecommendationJob:
@@ -52,15 +53,16 @@ class RecommendationJob:
     def __init__(
         self,
         runner: RecommenderRunner,
-        sessions: StateTable[SessionHistory],
+        sessions: StateTable[ClickHistory],
         top_k: int,
         keep_seen: bool,
+        new_items: bool,
         limits: Limits,
         publisher: Publisher,
         metrics: Metrics,
     ) -> None:
         self._runner, self._sessions, self._limits = runner, sessions, limits
-        self._top_k, self._keep_seen = top_k, keep_seen
+        self._top_k, self._keep_seen, self._new_items = top_k, keep_seen, new_items
         self._publisher, self._metrics = publisher, metrics
         self._model = ModelName(runner.name, runner.version)
 
@@ -71,8 +73,13 @@ class RecommendationJob:
         """Return each batch's slates and dead letters."""
         started = time.monotonic()
         clicks = [decode_clicks(b.values, now_ms=b.timestamps, limits=self._limits) for b in batches]
-        sequences = [self._sequences(batch, columns) for batch, columns in zip(batches, clicks, strict=True)]
-        slates = self._runner.recommend(np.concatenate(sequences), self._top_k, self._keep_seen)
+        seen = [self._sequences(batch, columns) for batch, columns in zip(batches, clicks, strict=True)]
+        sequences = np.concatenate([items for items, _ in seen])
+        slates = self._runner.recommend(sequences, self._top_k, self._keep_seen)
+        if self._new_items:
+            new_ids = [ids for _, new in seen for ids in new.ids]
+            shares = [of_row for _, new in seen for of_row in new.shares]
+            slates = self._runner.with_new(slates, NewItems(new_ids, shares))
         scores = slates.scores.tolist()
         outputs, end = [], 0
         for batch, columns in zip(batches, clicks, strict=True):
@@ -90,12 +97,12 @@ class RecommendationJob:
             self._metrics.slates.labels(strategy).inc(count)
         return outputs
 
-    def _sequences(self, batch: RecordBatch, columns: Clicks) -> NDArray[np.int32]:
+    def _sequences(self, batch: RecordBatch, columns: Clicks) -> tuple[NDArray[np.int32], NewItems]:
         sessions = self._sessions.at(batch)
         items = self._runner.item_index(columns.item_ids)
-        sequences = sessions.update(columns.session_ids, items, columns.event_times)
+        seen = sessions.update(columns.session_ids, items, columns.item_ids, columns.event_times)
         self._sessions.advance(batch)
-        return sequences
+        return seen
 
     def _outputs(self, batch: RecordBatch, columns: Clicks, values: list[bytes]) -> list[Outputs]:
         keys: list[bytes | None] = [session.encode() for session in columns.session_ids]

@@ -197,6 +197,7 @@ class RecommenderEvaluation:
             {
                 "recommender_artifact": str(artifact.folder.absolute()),
                 "seen_items": "keep",
+                "new_items": "ignore",  # an example must not answer another
                 "top_k": str(TOP_K),
                 "device": "cpu",
             },

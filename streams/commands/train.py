@@ -98,14 +98,28 @@ def recommender(
     Examples:
       streams train recommender --clicks 300000
       streams train recommender --file clicks.parquet --columns event_time=Time,session_id=SessionId,item_id=ItemId
+      streams train recommender --file sessions.npz
+
+    An .npz holds whole sessions, the oldest first: session k is items[offsets[k]:offsets[k + 1]].
     """
     if file is None and columns:
         raise click.UsageError("--columns: only with --file")
     if file is not None and clicks is not None:
         raise click.UsageError("--file: takes no --clicks")
+    if file is not None and file.suffix == ".npz" and columns:
+        raise click.UsageError("--columns: an .npz has items and offsets")
+    from models.evaluation.sessions import read_sessions
     from models.training.recommender import train as train_recommender
+    from models.training.recommender import train_sessions
     from streams.commands.event_files import read_events
     from streams.topics import CLICKSTREAM
+
+    if file is not None and file.suffix == ".npz":
+        sessions = read_sessions(file)
+        with stages() as progress:
+            artifact = train_sessions(output, sessions.items, sessions.offsets, seed=seed, progress=progress)
+        _report(output, artifact.manifest["metrics"])
+        return
 
     options: dict[str, Any] = {"seed": seed} if clicks is None else {"seed": seed, "clicks": clicks}
     if file is not None:

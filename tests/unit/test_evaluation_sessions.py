@@ -75,13 +75,13 @@ def task(examples: Examples) -> Task:
     return Task.of(examples, Runner(), Vocabulary(list("12345"), np.array([50, 20, 20, 9, 1])))  # type: ignore[arg-type]
 
 
-def test_model_sees_the_newest_known_items_and_unknown_targets_are_misses() -> None:
-    """Unknown items take no place among those kept; a target that is unknown is -1 and never found."""
+def test_model_sees_the_newest_clicks_and_unknown_targets_are_misses() -> None:
+    """Of an unknown item only the place is kept, as in a worker; a target that is unknown is -1 and never found."""
     examples = Examples(
         np.array([1, 9, 2, 3, 4, 9], np.int32), np.array([0, 1, 5]), np.array([6, 2, 6]), np.array([5, 7, 1])
     )
     seen = task(examples)
-    assert seen.sequences.tolist() == [[1, 2, 3], [-1, -1, -1], [-1, -1, -1]]
+    assert seen.sequences.tolist() == [[2, 3, -1], [-1, -1, -1], [-1, -1, -1]]
     assert seen.targets.tolist() == [4, -1, 0]
     assert seen.popularity.tolist() == pytest.approx([0.9, 0.6, 0.6, 0.3, 0.1])
     assert seen.target_popularity() == pytest.approx((0.1 + 0.9) / 2)

@@ -12,6 +12,7 @@ import torch
 from models.artifacts import default_artifact, load_artifact, save_artifact
 from models.blending import Blend, NeighbourSettings, PastSessions, largest
 from models.errors import ArtifactError, ModelError
+from models.features.clicks import NewItems
 from models.recommender import RecommenderModel, Vocabulary
 from models.runner import NEIGHBOURS, PARTS, POPULAR, SEQUENCE, RecommenderRunner, left_aligned
 from models.training.recommender import examples_of, hits, sessions_of
@@ -257,6 +258,15 @@ def test_seen_items_are_kept_where_they_are_asked_for(runner, fresh):
     kept = runner.recommend(sequences, 20, keep_seen=True).items
     assert (kept[:, :, None] == sequences[:, None, :]).any()
     assert hits(kept, targets).p_at_20 > hits(runner.recommend(sequences, 20).items, targets).p_at_20
+
+
+def test_new_items_take_their_place_by_probability(tiny):
+    """Known items share what the new ones leave; slates without new ones stay as they are."""
+    slates = tiny.recommend(np.array([[-1, -1, -1, -1, 0], [-1, -1, -1, 0, 1]], np.int32), 2)
+    both = tiny.with_new(slates, NewItems([[], ["new"]], [[], [0.9]]))
+    assert both.ids[0] == slates.ids[0] and np.array_equal(both.scores[0], slates.scores[0])
+    assert both.ids[1] == ["new", slates.ids[1][0]]
+    np.testing.assert_allclose(both.scores[1], [0.9, 0.1 * slates.scores[1, 0]], rtol=1e-5)
 
 
 def test_unknown_part_is_refused(tiny):

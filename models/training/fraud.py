@@ -30,11 +30,11 @@ from models.training.simulator import DAY_MS, simulate_payments
 
 COLUMNS: Final = ("card_id", "terminal_id", "event_time", "amount", "is_fraud")
 HIDDEN: Final = (64, 32)
-EPOCHS: Final = 12
+EPOCHS: Final = 30
 # An epoch sees every fraud and this many genuine payments, each weighing as many as it stands for.
 GENUINE_PER_EPOCH: Final = 160_000
 BATCH_RECORDS: Final = 1024
-LEARNING_RATE: Final = 2e-3
+LEARNING_RATE: Final = 3e-3
 WEIGHT_DECAY: Final = 3e-2
 
 # Shares of the event time; the rest, less two label delays, is for the weights.
@@ -153,7 +153,7 @@ def _fit_and_publish(
         model.calibration.copy_(early.calibration)
         judged = list(parts)[-1]  # the later model has seen the validation part
         scores = _scores(model if judged == "test" else early, features[parts[judged]])
-    return _publish(output, model, judged, scores, thresholds, features, table, parts, origin)
+        return _publish(output, model, judged, scores, thresholds, features, table, parts, origin)
 
 
 def ordered(columns: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,10 +16,13 @@ def fraud_card(artifact: Artifact, review_share: float, decline_precision: float
         [f"{thresholds[name]:.4f}", name, f"{metrics[f'{name}_precision']:.3f}", f"{metrics[f'{name}_recall']:.3f}"]
         for name in ("review", "decline")
     ]
+    part = list(manifest["split"])[-1]
+    judged = "" if part == "test" else "Of the weights of the train part, since the final ones have seen this part. "
     text = f"""\
 # {artifact.name}
 
-Probability that a card payment is fraudulent: an MLP on {len(manifest["features"])} features with hidden layers of
+Probability that a card payment is fraudulent: an MLP on {len(manifest["features"])} features, each encoded by its quantiles
+({manifest["architecture"]["pieces"]} pieces in all), with hidden layers of
 {" and ".join(map(str, manifest["architecture"]["hidden"]))}, Platt-calibrated. Made by `streams train fraud`.
 
 Version `{artifact.version}`
@@ -28,13 +31,14 @@ Version `{artifact.version}`
 
 {data["payments"]:,} payments ({data["source"]}), {100 * data["fraud_share"]:.2f} % of them fraudulent. Every feature is
 as it was known at the payment's time, terminal labels {data["label_delay_days"]} days late; a gap as long lies between
-the parts.
+the parts. Calibration and thresholds were chosen on the validation part with weights of the train part; the weights
+here are fitted again, by the same recipe, on all payments up to the validation part's end.
 
 {_split(manifest, ("payments", "frauds"))}
 
-## Quality on the {list(manifest["split"])[-1]} part
+## Quality on the {part} part
 
-AUC {metrics["auc"]:.4f}, average precision {metrics["average_precision"]:.4f}, calibration error
+{judged}AUC {metrics["auc"]:.4f}, average precision {metrics["average_precision"]:.4f}, calibration error
 {metrics["calibration_error"]:.5f}.
 
 {_table(["from score", "decision", "precision", "recall"], by_threshold)}

@@ -8,7 +8,9 @@ import torch
 
 from models.artifacts import load_artifact
 from models.errors import TrainingDataError
-from models.features.payments import FRAUD_FEATURES
+from models.features.cards import CardHistory
+from models.features.payments import FRAUD_FEATURES, PaymentFeatures, replay
+from models.features.terminals import TerminalHistory
 from models.fraud import FraudModel
 from models.runner import FraudRunner, RecommenderRunner
 from models.training import fraud, recommender, sequence
@@ -106,6 +108,44 @@ def test_payments_that_teach_nothing_are_refused(tmp_path, payments):
     ):
         with pytest.raises(TrainingDataError, match=message):
             fraud.train(tmp_path, columns=columns)
+
+
+@pytest.fixture(scope="module")
+def replayed(payments):
+    """The payments in order and their features."""
+    table = fraud.ordered(payments)
+    return table, replay(PaymentFeatures(CardHistory(), TerminalHistory()), table)
+
+
+def test_training_until_a_moment_looks_at_nothing_later(tmp_path, replayed):
+    """Other labels, amounts and features from the moment on give the same artifact; one label before it, another."""
+    table, features = replayed
+    moment = int(table["event_time"][0]) + 80 * DAY_MS
+    known = int(np.searchsorted(table["event_time"], moment))
+    assert 0 < known < len(features)
+    artifact = fraud.train_until(tmp_path / "a", table, features, moment)
+    assert FraudRunner(artifact, "cpu").score(features[known:]).std() > 0
+    assert set(artifact.section("split")) == {"train", "validation"}
+    later = np.arange(len(features)) >= known
+    changed = {**table, "is_fraud": np.where(later, ~table["is_fraud"], table["is_fraud"])}
+    blind = np.where(later[:, None], np.float32(1e6), features)
+    assert fraud.train_until(tmp_path / "b", changed, blind, moment).version == artifact.version
+    changed["is_fraud"][known - 1] ^= True
+    assert fraud.train_until(tmp_path / "c", changed, features, moment).version != artifact.version
+
+
+def test_a_moment_before_which_nothing_can_be_learned_is_refused(tmp_path, replayed):
+    """The error names the part that lacks frauds, or says that the time is too short."""
+    table, features = replayed
+    first = int(table["event_time"][0])
+    genuine = {**table, "is_fraud": np.zeros_like(table["is_fraud"])}
+    for columns, moment, message in (
+        (table, first, "expected payments, got none"),
+        (table, first + 5 * DAY_MS, "over a longer time"),
+        (genuine, first + 80 * DAY_MS, "got 0 frauds"),
+    ):
+        with pytest.raises(TrainingDataError, match=message):
+            fraud.train_until(tmp_path, columns, features, moment)
 
 
 def test_recommender_training_is_repeatable_and_its_artifact_runs(tmp_path, clicks):
@@ -215,10 +255,10 @@ def test_calibration_finds_the_line_that_makes_scores_probabilities():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(40_000, 3)).astype(np.float32)
     with reproducible(0):
-        model = FraudModel(3, (16,))
+        model = FraudModel.untrained(features, (16,))
     rows = torch.from_numpy(features)
     with torch.no_grad():
-        raw = model.raw_log_odds(model.standardise(rows)).numpy()
+        raw = model.raw_log_odds(model.encode(rows)).numpy()
     steepness = 2.0 / raw.std()
     truth = 1 / (1 + np.exp(-(steepness * (raw - raw.mean()) - 1.0)))
     fraud._calibrate(model, features, rng.random(len(truth)) < truth)

@@ -142,7 +142,17 @@ class Worker:
             publisher,
         )
         self.recommendations = self._pipeline(
-            RecommendationJob(recommender, self._sessions, settings.top_k, limits, publisher, self.metrics), publisher
+            RecommendationJob(
+                recommender,
+                self._sessions,
+                settings.top_k,
+                settings.seen_items == "keep",
+                settings.new_items == "recommend",
+                limits,
+                publisher,
+                self.metrics,
+            ),
+            publisher,
         )
         self.labels = self._pipeline(LabelJob(limits, publisher, self.metrics), publisher)
         self._checkpointer = Checkpointer(

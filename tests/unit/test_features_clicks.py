@@ -78,7 +78,7 @@ def test_restored_history_goes_on_as_if_nothing_had_happened():
         update(live, clicks[begin : begin + 150])
         for key, payload in live.freeze(begin > 0):
             rows[key] = payload
-    restored.watermark = live.watermark
+    restored.watermarks = live.watermarks
     restored.load_many([(key, payload) for key, payload in rows.items() if payload is not None])
     assert restored.digest() == live.digest()
     after, expected = update(restored, clicks[450:]), update(live, clicks[450:])

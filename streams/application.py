@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 import time
 import uuid
@@ -15,6 +16,7 @@ import faust
 from faust.transport.drivers import TRANSPORTS
 from faust.types import TP
 
+from models.errors import ModelError
 from streams.agents.fraud import fraud_agent
 from streams.agents.labels import labels_agent
 from streams.agents.recommendations import recommendations_agent
@@ -23,6 +25,7 @@ from streams.errors import SettingsError, StreamsError
 from streams.http_access import guarded_by
 from streams.settings import Settings, load_settings
 from streams.topics import Topic
+from streams.transport.flow import Flow
 from streams.transport.record_batch import BatchSchema
 from streams.worker import Worker
 
@@ -33,35 +36,78 @@ TRANSPORTS.aliases.setdefault("streams", "streams.transport:Transport")
 
 
 class CommandLine(faust.Worker):
-    """`faust -A streams worker`. A cluster that does not answer or refuses us ends it in one line, before Faust starts."""
+    """`faust -A streams worker`. What can be known to be wrong before Faust starts ends it in one line."""
+
+    app: Application
 
     def execute_from_commandline(self) -> None:
         try:
             connect(self.app.settings)
-        except StreamsError as exc:
-            raise SystemExit(f"streams: {type(exc).__name__}: {exc}") from None
-        super().execute_from_commandline()
+            check_port(self.app.conf.web_bind, self.app.conf.web_port)
+            self.app.prepare(self.loop)
+        except (StreamsError, ModelError) as exc:
+            raise SystemExit(last_line(exc)) from None
+        try:
+            super().execute_from_commandline()
+        except SystemExit:
+            if self.app.worker.failure is None:
+                raise
+            raise SystemExit(last_line(self.app.worker.failure)) from None
 
 
-class Application(faust.App):
+def last_line(exc: BaseException) -> str:
+    """Return what a process says last, when it ends because of `exc`."""
+    return f"streams: {type(exc).__name__}: {exc}"
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise SettingsError where another process has the port."""
+    try:
+        with socket.create_server((host, port)):
+            return
+    except OSError as exc:
+        raise SettingsError(
+            f"http_port: expected {host}:{port} to be free, got {exc.strerror}; give each worker on this machine a "
+            "STREAMS_WORKER_SLOT of its own, which is added to the port, or set http_port"
+        ) from exc
+
+
+class Application(Flow, faust.App):
     """Faust's App with a `Worker` beside it, started before and stopped after the agents."""
 
     settings: Settings
     worker: Worker
-    started_worker: Worker | None = None  # the same, once it has everything it needs
+    _watched: Sequence[asyncio.Future[None]] = ()
 
     def batched(self, topic: Topic) -> Any:
         """Return the channel of a topic whose agents take whole fetches; offsets follow confirmed outputs."""
         return self.topic(topic.name, schema=BatchSchema(), acks=False, partitions=self.settings.partitions)
 
-    async def on_start(self) -> None:
+    def prepare(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Make the worker; takes seconds, and is for the time before the loop runs.
+
+        Raises:
+            StreamsError, ModelError: as `Worker.start`.
+        """
         # Faust leaves this one open: at 1,000 records/s its debug records, made and dropped, were 9 % of the loop's time.
         logging.getLogger("aiokafka").setLevel(logging.INFO)
-        self.worker = Worker(self.settings, self.conf.broker_client_id, lambda: self.consumer, self._fail)
-        await asyncio.get_running_loop().run_in_executor(None, self.worker.start)
-        self.started_worker = self.worker
-        self._deliveries = asyncio.ensure_future(self.worker.deliver())
+        worker = Worker(self.settings, self.conf.broker_client_id, lambda: self.consumer, self._fail, loop)
+        try:
+            worker.start()
+        except BaseException:
+            worker.close()
+            raise
+        self.worker = worker
+
+    async def on_start(self) -> None:
+        self._watched = [asyncio.ensure_future(work) for work in (self.worker.deliver(), self.worker.watch())]
+        for task in self._watched:
+            task.add_done_callback(self._ended)
         await super().on_start()
+
+    def _ended(self, task: asyncio.Future[None]) -> None:
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            self.worker.stop_with(exc)  # without it nothing would be confirmed, or watched, any more
 
     def _fail(self, exc: BaseException) -> None:
         logger.error("stopping: %s: %s", type(exc).__name__, exc)
@@ -73,23 +119,19 @@ class Application(faust.App):
 
     async def drain(self, deadline: float) -> None:
         """Called by the consumer before it commits for the last time under an assignment."""
-        if self.started_worker is not None:
-            await self.started_worker.drain(deadline)
+        await self.worker.drain(deadline)
 
     async def drained(self, deadline: float) -> None:
         """Called by the consumer after that commit: the next owner restores from what is written here."""
-        if self.started_worker is not None:
-            rows = await self.started_worker.checkpoint(max(0.0, deadline - time.monotonic()))
-            logger.info("checkpoint at hand-over: %d rows", rows)
+        rows = await self.worker.checkpoint(max(0.0, deadline - time.monotonic()))
+        logger.info("checkpoint at hand-over: %d rows", rows)
 
     async def on_shutdown(self) -> None:
         await super().on_shutdown()
-        worker = getattr(self, "worker", None)
-        if worker is not None:
-            worker.ready = False
-            if self.started_worker is not None:
-                self._deliveries.cancel()
-            await asyncio.get_running_loop().run_in_executor(None, worker.close)
+        self.worker.ready = False
+        for task in self._watched:
+            task.cancel()
+        await asyncio.get_running_loop().run_in_executor(None, self.worker.close)
 
 
 def create_app(settings: Settings | None = None) -> Application:
@@ -103,7 +145,14 @@ def create_app(settings: Settings | None = None) -> Application:
     """
     settings = settings or load_settings()
     servers = settings.brokers().split(",")
-    Path(settings.state_dir).mkdir(parents=True, exist_ok=True)  # Faust makes its own folder in it, but not this one
+    try:
+        Path(settings.state_dir).mkdir(
+            parents=True, exist_ok=True
+        )  # Faust makes its own folder in it, but not this one
+    except OSError as exc:
+        raise SettingsError(
+            f"state_dir={settings.state_dir}: expected a folder, got {exc.strerror}; name another"
+        ) from exc
     app = Application(
         settings.application_id,
         Worker=CommandLine,
@@ -203,7 +252,7 @@ def declare_checkpoints(app: Application) -> None:
 
     @app.on_partitions_assigned.connect
     async def assigned(sender: Any, assigned: set[TP], **kwargs: Any) -> None:
-        await app.worker.keep(assigned)
+        app.worker.keep(assigned)
         app.worker.ready = True
 
     @app.on_partitions_revoked.connect
@@ -221,8 +270,8 @@ def declare_pages(app: Application) -> None:
     @app.page("/ready")
     async def ready(self: Any, request: Any) -> Any:
         worker = app.worker
-        is_ready = worker.ready and worker.failure is None and not app.rebalancing
-        reason = None if is_ready else str(worker.failure or "partitions are being assigned")
+        is_ready = worker.ready and worker.failure is None and not app.rebalancing and worker.standstill is None
+        reason = None if is_ready else str(worker.failure or worker.standstill or "partitions are being assigned")
         return self.json({"ready": is_ready, "reason": reason}, status=200 if is_ready else 503)
 
     @app.page("/metrics")

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -31,7 +32,7 @@ class Checkpointer:
     Args:
         tables: the state tables, by name for the metrics.
         committed: tells the committed offset of a partition; None where it is not ours.
-        member: tells who we are in the group, now.
+        member: tells who we are in the group, now; None while partitions move.
     """
 
     def __init__(
@@ -40,50 +41,60 @@ class Checkpointer:
         device: Device,
         writer: StateWriter,
         committed: Callable[[TP], int | None],
-        member: Callable[[], GroupMember],
+        member: Callable[[], GroupMember | None],
         metrics: Metrics,
     ) -> None:
         self._tables, self._device, self._writer = tables, device, writer
         self._committed, self._member, self._metrics = committed, member, metrics
         self._lock = asyncio.Lock()
+        self._pool = ThreadPoolExecutor(1, "checkpoints")  # one writer, whoever stopped waiting for it
 
     async def write(self, seconds_max: float) -> int:
-        """Write a checkpoint of what changed and return how many rows; give up what is not committed in time."""
+        """Write a checkpoint of what changed and return how many rows; give up what is not written in time."""
         deadline = time.monotonic() + seconds_max
         rows = 0
-        async with self._lock:
-            for name, table in self._tables.items():
-                # One partition at a time: the device is held up for the copy of one, not of all.
-                for number in await self._device.call(table.moved):
-                    snapshot = await self._device.call(partial(table.snapshot, number))
-                    if snapshot is not None:
-                        rows += await self._write_one(name, table, snapshot, deadline)
+        try:
+            async with asyncio.timeout(seconds_max), self._lock:
+                for name, table in self._tables.items():
+                    # One partition at a time: the device is held up for the copy of one, not of all.
+                    for number in await self._device.call(table.moved):
+                        rows += await self._write_one(name, table, number, deadline)
+        except TimeoutError:
+            logger.warning("the checkpoint was not written within %.1f s; the next one goes on", seconds_max)
         return rows
 
-    async def _write_one(self, name: str, table: StateTable[Any], snapshot: Snapshot, deadline: float) -> int:
-        tp = TP(table.source, snapshot.partition)
+    async def _write_one(self, name: str, table: StateTable[Any], number: int, deadline: float) -> int:
+        member = self._member()
+        snapshot = await self._device.call(partial(table.snapshot, number))
+        if member is None or snapshot is None:
+            return 0
+        written = False
         try:
-            await self._wait_until_committed(tp, snapshot.position, deadline)
-            count = await asyncio.get_running_loop().run_in_executor(None, self._send, table, snapshot)
+            await self._wait_until_committed(TP(table.source, number), snapshot.position, member)
+            count = await asyncio.get_running_loop().run_in_executor(
+                self._pool, self._send, table, snapshot, member, deadline
+            )
+            written = True
         except DeliveryFailed as exc:
             logger.warning("%s; the next checkpoint carries every row", exc)
-            await self._device.call(lambda: table.not_written(snapshot))
-            self._metrics.checkpoints.labels(name, "failed").inc()
             return 0
-        self._metrics.checkpoints.labels(name, "written").inc()
+        finally:
+            self._metrics.checkpoints.labels(name, "written" if written else "failed").inc()
+            if not written:
+                self._device.submit(partial(table.not_written, snapshot))
         self._metrics.checkpoint_rows.labels(name).inc(count)
         return count
 
-    async def _wait_until_committed(self, tp: TP, position: int, deadline: float) -> None:
-        while True:
-            offset = self._committed(tp)
-            if offset is not None and offset >= position:
-                return
-            if time.monotonic() > deadline:
-                raise DeliveryFailed(
-                    f"{tp.topic}[{tp.partition}]: expected committed offset {position}, got {offset} in time"
-                )
+    async def _wait_until_committed(self, tp: TP, position: int, member: GroupMember) -> None:
+        while (offset := self._committed(tp)) is None or offset < position:
+            if self._member() != member:
+                raise DeliveryFailed(f"{tp.topic}[{tp.partition}]: expected commit {position}, got a new assignment")
             await asyncio.sleep(0.02)
 
-    def _send(self, table: StateTable[Any], snapshot: Snapshot) -> int:
-        return self._writer.write(table.topic, snapshot.partition, snapshot.rows(), self._member(), snapshot.position)
+    def _send(self, table: StateTable[Any], snapshot: Snapshot, member: GroupMember, deadline: float) -> int:
+        rows = snapshot.rows()
+        return self._writer.write(table.topic, snapshot.partition, rows, member, snapshot.position, deadline)
+
+    def close(self) -> None:
+        """Let a checkpoint that is being written end."""
+        self._pool.shutdown(wait=True)

@@ -13,12 +13,24 @@ class KafkaUnavailable(StreamsError):
     """The cluster does not answer, refuses the client, or lacks a topic."""
 
 
+class TopicChanged(StreamsError):
+    """An input topic was given more partitions while the worker ran."""
+
+
 class DeliveryFailed(StreamsError):
     """The broker did not confirm an output. Its input's offset is never committed."""
 
 
 class OutOfOrder(StreamsError):
     """Batches of a partition are not contiguous: going on would lose or repeat records."""
+
+
+class ModelFailed(StreamsError):
+    """The model raises, or scores no number, for whatever it is given."""
+
+
+class Standstill(StreamsError):
+    """A partition has records that the worker does not get done."""
 
 
 class StateCorrupt(StreamsError):

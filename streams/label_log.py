@@ -21,8 +21,11 @@ from models.features.terminals import LABEL_GRANULARITY_MS, TerminalHistory
 from streams.errors import KafkaUnavailable
 from streams.transport.reader import LogReader
 
-# Labels absent for longer than this are a broker's failure, not a delay: the worker stops and says so.
-CATCH_UP_S_MAX = 120.0
+# Without a single label for so long, though some are missing, it is a broker's failure and not a delay: the worker stops.
+SILENCE_S_MAX = 120.0
+
+# Terminals whose labels no payment can see any more leave memory this often; looking costs microseconds for each thousand.
+EVICT_EVERY_S = 60.0
 
 HOURS_KEPT_MAX = 100_000
 
@@ -38,6 +41,9 @@ class LabelLog:
         reader: reads the labels, used by the following thread alone.
         ends: tells where the log ends, used by the thread that calls `wait_for`.
         failed: called with the error that ended the following.
+
+    Raises:
+        KafkaUnavailable: the topic does not exist.
     """
 
     def __init__(
@@ -47,9 +53,10 @@ class LabelLog:
         self.history = TerminalHistory()
         self.lock = threading.Lock()  # held while the history is read or written
         self._positions = dict.fromkeys(reader.partitions(topic), 0)
+        if not self._positions:
+            raise KafkaUnavailable(f"topic {topic} is missing; run `streams topics create`")
         self._moved = threading.Condition()
         self._complete_hours: set[int] = set()
-        self.caught_up = False  # nothing was left to read when the follower last asked
         self._stopping = False
         self._error: Exception | None = None
         self.wait_s = 0.0
@@ -67,26 +74,37 @@ class LabelLog:
 
     def _follow(self) -> None:
         try:
+            evicted_at = time.monotonic()
             while not self._stopping:
                 messages, ends = self._reader.poll(0.1)
                 if messages:
                     with self.lock:
                         self._apply(self.history, [m.value() for m in messages], [m.timestamp()[1] for m in messages])
+                        if time.monotonic() - evicted_at > EVICT_EVERY_S:
+                            self.history.evict()
+                            evicted_at = time.monotonic()
                 self._note(messages, ends)
         except Exception as exc:  # noqa: BLE001 - a dead follower would silently freeze features: the worker must stop
-            self._error = exc
+            with self._moved:
+                self._error = exc
+                self._moved.notify_all()
             self._failed(exc)
         finally:
             self._reader.close()
 
     def _note(self, messages: Sequence[Any], ends: dict[int, int]) -> None:
-        self.caught_up = not messages
         with self._moved:
+            before = dict(self._positions)
             for message in messages:
                 self._positions[message.partition()] = message.offset() + 1
             for number, end in ends.items():
                 self._positions[number] = max(self._positions[number], end)
-            self._moved.notify_all()
+            if self._positions != before:
+                self._moved.notify_all()
+
+    def is_complete(self, event_times: NDArray[np.int64]) -> bool:
+        """Tell whether `wait_for` would return at once."""
+        return hours_of(event_times) <= self._complete_hours
 
     def wait_for(self, event_times: NDArray[np.int64]) -> None:
         """Return when every label is included that was in the log before the first payment of each of these hours.
@@ -97,9 +115,9 @@ class LabelLog:
         Raises:
             KafkaUnavailable: the follower failed or does not get there.
         """
-        hours = set(np.unique(event_times // LABEL_GRANULARITY_MS).tolist())
-        if hours <= self._complete_hours:
+        if self.is_complete(event_times):
             return
+        hours = hours_of(event_times)
         self._catch_up()
         if len(self._complete_hours) > HOURS_KEPT_MAX:
             self._complete_hours.clear()  # costs one more look at the log's end for each hour that comes again
@@ -109,8 +127,11 @@ class LabelLog:
         began = time.monotonic()
         ends = self._ends.ends(self.topic, list(self._positions))
         with self._moved:
-            reached = self._moved.wait_for(lambda: self._reached(ends), CATCH_UP_S_MAX)
-        if self._error is not None or not reached:
+            heard_at = time.monotonic()
+            while not self._reached(ends) and time.monotonic() - heard_at < SILENCE_S_MAX:
+                if self._moved.wait(SILENCE_S_MAX):
+                    heard_at = time.monotonic()
+        if self._error is not None or not self._reached(ends):
             raise KafkaUnavailable(
                 f"{self.topic}: expected labels up to {ends}, got {self._positions}"
             ) from self._error
@@ -121,5 +142,13 @@ class LabelLog:
 
     def close(self) -> None:
         self._stopping = True
+        with self._moved:
+            self._error = self._error or KafkaUnavailable(f"{self.topic}: the worker stops")
+            self._moved.notify_all()
         if self._thread.is_alive():
             self._thread.join()
+
+
+def hours_of(event_times: NDArray[np.int64]) -> set[int]:
+    """Return the distinct hours of times in ms since the epoch."""
+    return set(np.unique(event_times // LABEL_GRANULARITY_MS).tolist())

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from streams.batching import MicroBatcher
 from streams.metrics import Metrics
@@ -18,22 +19,27 @@ from streams.transport.producer import Delivery, Outputs
 from streams.transport.record_batch import Fetch, RecordBatch
 
 Result = TypeVar("Result")
+Decoded = TypeVar("Decoded")
 
 # One running, one ready behind it; a third would only wait, and hold memory.
 MICRO_BATCHES_IN_FLIGHT_MAX = 2
 
 
-class Job(Protocol):
-    """What is done to a micro-batch: decode, features, model, decision, encoding. Never concurrent with another job."""
+class Job(Protocol[Decoded]):
+    """What is done to a micro-batch. Never concurrent with another job."""
 
     name: str
 
-    def is_quick(self, batches: Sequence[RecordBatch]) -> bool:
-        """Tell whether `run` can start at once, with nothing to restore or to wait for."""
+    def decode(self, batch: RecordBatch) -> Decoded:
+        """Return the columns of a batch: a function of its bytes alone."""
         ...
 
-    def run(self, batches: Sequence[RecordBatch]) -> list[list[Outputs]]:
-        """Return the outputs of each batch, in the order given."""
+    def is_quick(self, batches: Sequence[RecordBatch], decoded: Sequence[Decoded]) -> bool:
+        """Tell whether `run` can go through at once, with nothing to restore or to wait for."""
+        ...
+
+    def run(self, batches: Sequence[RecordBatch], decoded: Sequence[Decoded]) -> list[list[Outputs]]:
+        """Return the outputs of each batch, in the order given: features, model, decision, encoding."""
         ...
 
 
@@ -61,52 +67,50 @@ class Device:
 
     async def call(self, work: Callable[[], Result]) -> Result:
         """Run `work` in turn on the device thread and return its result."""
-        self.in_flight += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
-        finally:
-            self._freed()
+        future = asyncio.wrap_future(self.submit(work))
+        # Whoever stops waiting does not stop the thread: the device is free when the work ends, not before.
+        return await asyncio.shield(future)
 
-    def submit(self, work: Callable[[], None]) -> None:
-        """Run `work`, which must not raise, in turn; then tell the users on the loop."""
+    def submit(self, work: Callable[[], Result]) -> Future[Result]:
+        """Run `work` in turn; then tell the users on the loop."""
         loop = asyncio.get_running_loop()
         self.in_flight += 1
-
-        def run() -> None:
-            work()
-            loop.call_soon_threadsafe(self._freed)
-
-        self._pool.submit(run)
+        future = self._pool.submit(work)
+        future.add_done_callback(lambda _: loop.is_closed() or loop.call_soon_threadsafe(self._freed))
+        return future
 
     def close(self) -> None:
-        self._pool.shutdown(wait=True)
+        """Let what runs finish, drop what waits."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-class Pipeline:
+class Pipeline(Generic[Decoded]):
     """From an agent's fetches to confirmed outputs.
 
     Args:
         job: what to do with a micro-batch.
         device: shared by all pipelines of a worker.
         publisher: sends outputs and reports when the broker holds them.
+        is_current: tells on the loop whether a batch is of the present assignment; others are read again.
         confirm: called on the loop with each batch whose outputs are all confirmed.
         fail: called on the loop with the error that must stop the worker.
     """
 
     def __init__(
         self,
-        job: Job,
+        job: Job[Decoded],
         device: Device,
         publisher: Publisher,
         settings: Settings,
         metrics: Metrics,
+        is_current: Callable[[RecordBatch], bool],
         confirm: Callable[[RecordBatch], None],
         fail: Callable[[BaseException], None],
     ) -> None:
         self._job, self._device, self._publisher, self._metrics = job, device, publisher, metrics
         self._inline_records_max = settings.inline_records_max
         self._batcher = MicroBatcher(settings.batch_records_max, settings.wait_ms_max)
-        self._confirm, self._fail = confirm, fail
+        self._is_current, self._confirm, self._fail = is_current, confirm, fail
         self._timer: asyncio.TimerHandle | None = None
         self._failed = False
         self.unconfirmed = 0
@@ -127,27 +131,46 @@ class Pipeline:
                 if self._timer is None:
                     self._timer = asyncio.get_running_loop().call_later(due_in, self._timer_due)
                 return
-            batches = self._batcher.take()
-            records = sum(map(len, batches))
+            batches = list(filter(self._is_current, self._batcher.take()))
+            if not batches:
+                continue
             self.unconfirmed += len(batches)
-            work = partial(self._run, batches, asyncio.get_running_loop())
-            if records <= self._inline_records_max and self._device.in_flight == 0 and self._job.is_quick(batches):
-                work()  # two hand-overs of the interpreter lock cost more than a small batch
+            self._start(batches, asyncio.get_running_loop())
+
+    def _start(self, batches: list[RecordBatch], loop: asyncio.AbstractEventLoop) -> None:
+        """Run a small micro-batch here, since two hand-overs of the interpreter lock cost more than that; others there."""
+        if self._device.in_flight or sum(map(len, batches)) > self._inline_records_max:
+            self._device.submit(partial(self._run_there, batches, None, loop))
+            return
+        with self._failures(batches, loop):
+            decoded = list(map(self._job.decode, batches))
+            if self._job.is_quick(batches, decoded):
+                self._run(batches, decoded, loop)
             else:
-                self._device.submit(work)
+                self._device.submit(partial(self._run_there, batches, decoded, loop))
 
     def _timer_due(self) -> None:
         self._timer = None
         self._start_due()
 
-    def _run(self, batches: list[RecordBatch], loop: asyncio.AbstractEventLoop) -> None:
-        started = time.monotonic()
+    def _run_there(
+        self, batches: list[RecordBatch], decoded: list[Decoded] | None, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        with self._failures(batches, loop):
+            self._run(batches, list(map(self._job.decode, batches)) if decoded is None else decoded, loop)
+
+    @contextmanager
+    def _failures(self, batches: list[RecordBatch], loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        """Hand whatever is raised to the loop, which stops the worker; what is not confirmed is not committed."""
         try:
-            outputs = self._job.run(batches)
-        except BaseException as exc:  # noqa: BLE001 - handed to the loop, which stops the worker; nothing is committed
-            exc.add_note(f"{self._job.name}: {', '.join(map(str, batches))}: nothing of this micro-batch was published")
-            loop.call_soon_threadsafe(self._stop, exc)
-            return
+            yield
+        except BaseException as exc:  # noqa: BLE001 - see above: the worker ends with it
+            exc.add_note(f"{self._job.name}: {', '.join(map(str, batches))}: not committed, and read again")
+            self._on_loop(loop, self._stop, exc)
+
+    def _run(self, batches: list[RecordBatch], decoded: list[Decoded], loop: asyncio.AbstractEventLoop) -> None:
+        started = time.monotonic()
+        outputs = self._job.run(batches, decoded)
         self._metrics.micro_batch(self._job.name, batches, started, time.monotonic())
         for batch, each in zip(batches, outputs, strict=True):
             self._publisher.publish(
@@ -177,9 +200,12 @@ class Pipeline:
             self._failed = True
             self._fail(exc)
 
-    async def drain(self, deadline: float) -> bool:
-        """Abandon what waits, let what runs finish until `deadline` (monotonic); tell whether all is confirmed."""
+    def abandon(self) -> None:
+        """Forget what waits: it is read again by whoever owns it next."""
         self._batcher.clear()
+
+    async def drain(self, deadline: float) -> bool:
+        """Let what runs finish until `deadline` (monotonic); tell whether all is confirmed."""
         while (self.unconfirmed or self._device.in_flight) and not self._failed and time.monotonic() < deadline:
             await asyncio.sleep(0.002)
         return self.unconfirmed == 0

@@ -11,6 +11,7 @@ what is decided; a repeated decision after a crash therefore carries the same fe
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,24 +19,25 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
+from models.errors import StateError
 from streams.errors import StateCorrupt
 from streams.transport.reader import LogReader
 from streams.transport.record_batch import RecordBatch
+
+logger = logging.getLogger(__name__)
 
 ROW, MARKER = b"r", b"m"
 Row = tuple[bytes, bytes | None]
 
 
 class History(Protocol):
-    """Keyed state of one partition (`CardHistory`, `SessionHistory`)."""
+    """Keyed state of one partition (`HistoryGroup`)."""
 
-    watermark: Any
+    watermarks: Any
 
     def freeze(self, dirty_only: bool) -> Iterable[Row]: ...
 
     def load_many(self, pairs: Sequence[tuple[bytes, bytes]]) -> None: ...
-
-    def digest(self) -> str: ...
 
 
 H = TypeVar("H", bound=History)
@@ -46,7 +48,7 @@ class Marker(msgspec.Struct, frozen=True):
 
     layout: str
     position: int
-    watermark: int
+    watermarks: list[int]
 
 
 @dataclass(slots=True)
@@ -57,6 +59,8 @@ class Partition(Generic[H]):
     position: int
     checkpointed: int
     whole: bool = False  # the next checkpoint must carry every row, because an earlier one was not written
+    stale: frozenset[bytes] = frozenset()  # keys that the topic holds and the next checkpoint must bury
+    in_use: bool = False  # a batch is being applied: the rows are of no position
 
 
 @dataclass(slots=True)
@@ -66,10 +70,13 @@ class Snapshot:
     partition: int
     position: int
     marker: Marker
+    stale: frozenset[bytes]
     frozen: Iterable[Row] = field(repr=False)
 
     def rows(self) -> Iterator[Row]:
-        """Yield the rows as they stand in the topic, the marker last."""
+        """Yield the rows as they stand in the topic: what is to be forgotten first, the marker last."""
+        for key in self.stale:
+            yield ROW + key, None
         for key, payload in self.frozen:
             yield ROW + key, payload
         yield MARKER, msgspec.json.encode(self.marker)
@@ -100,39 +107,57 @@ class StateTable(Generic[H]):
         self._new_history, self._replay, self._reader = new_history, replay, reader
         self._partitions: dict[int, Partition[H]] = {}
         self.restored_records = 0
-        self.restore_s = 0.0
 
-    def has(self, batch: RecordBatch) -> bool:
-        """Tell whether the history stands just before `batch`, so that `at` need not restore it."""
-        part = self._partitions.get(batch.tp.partition)
-        return part is not None and part.position == batch.first
+    def stands_before(self, batches: Sequence[RecordBatch]) -> bool:
+        """Tell whether the histories stand just before `batches`, taken in order, so that `at` need not restore any."""
+        positions: dict[int, int] = {}
+        for batch in batches:
+            number = batch.tp.partition
+            part = self._partitions.get(number)
+            if part is None or positions.get(number, part.position) != batch.first:
+                return False
+            positions[number] = batch.next_offset
+        return True
 
     def at(self, batch: RecordBatch) -> H:
-        """Return the history as it was just before `batch`, restored first where positions differ."""
+        """Return the history as it was just before `batch`, restored first where positions differ, to be changed now."""
         number = batch.tp.partition
-        if not self.has(batch):
+        if not self.stands_before([batch]):
             self._partitions[number] = self._restore(number, batch.first)
-        return self._partitions[number].history
+        part = self._partitions[number]
+        part.in_use = True
+        return part.history
 
     def advance(self, batch: RecordBatch) -> None:
         """Note that `batch` is included now."""
-        self._partitions[batch.tp.partition].position = batch.next_offset
+        part = self._partitions[batch.tp.partition]
+        part.position, part.in_use = batch.next_offset, False
 
     def _restore(self, number: int, stop: int) -> Partition[H]:
         began = time.monotonic()
         rows, marker = self._checkpoint(number)
+        stale: frozenset[bytes] = frozenset()
         if marker is None or marker.layout != self._layout or marker.position > stop:
             # No checkpoint, or of another layout, or the group was set back before it: the log is the only truth.
-            rows, marker = {}, Marker(self._layout, 0, 0)
+            stale, rows, marker = frozenset(rows), {}, Marker(self._layout, 0, [])
         history = self._new_history()
         if rows:
-            history.watermark = marker.watermark
-            history.load_many(list(rows.items()))
+            history.watermarks = marker.watermarks
+            self._load(history, rows, number)
         for messages in self._reader.read(self.source, number, marker.position, stop):
             self._replay(history, [m.value() for m in messages], [m.timestamp()[1] for m in messages])
             self.restored_records += len(messages)
-        self.restore_s += time.monotonic() - began
-        return Partition(history, stop, marker.position)
+        logger.info(
+            "%s[%d]: restored to %d from %d rows at %d in %.2f s",
+            self.source, number, stop, len(rows), marker.position, time.monotonic() - began,
+        )  # fmt: skip
+        return Partition(history, stop, marker.position, whole=bool(stale), stale=stale)
+
+    def _load(self, history: H, rows: dict[bytes, bytes], number: int) -> None:
+        try:
+            history.load_many(list(rows.items()))
+        except StateError as exc:
+            raise StateCorrupt(f"{self.topic}[{number}]: {exc}; delete the topic to have it rebuilt") from exc
 
     def _checkpoint(self, number: int) -> tuple[dict[bytes, bytes], Marker | None]:
         rows: dict[bytes, bytes] = {}
@@ -159,33 +184,28 @@ class StateTable(Generic[H]):
 
     def moved(self) -> list[int]:
         """Return the partitions that a checkpoint would bring forward."""
-        return [number for number, part in self._partitions.items() if part.position > part.checkpointed]
+        return [
+            number for number, part in self._partitions.items() if part.position > part.checkpointed and not part.in_use
+        ]
 
     def snapshot(self, number: int) -> Snapshot | None:
-        """Copy the rows of a partition that changed since its last snapshot; None where it is not ours any more."""
+        """Copy the rows of a partition that changed since its last snapshot; None where there is nothing to copy."""
         part = self._partitions.get(number)
-        if part is None:
+        if part is None or part.in_use:
             return None
         frozen = part.history.freeze(not part.whole)
-        part.checkpointed, part.whole = part.position, False
-        marker = Marker(self._layout, part.position, int(part.history.watermark))
-        return Snapshot(number, part.position, marker, frozen)
+        marker = Marker(self._layout, part.position, part.history.watermarks)
+        snapshot = Snapshot(number, part.position, marker, part.stale, frozen)
+        part.checkpointed, part.whole, part.stale = part.position, False, frozenset()
+        return snapshot
 
     def not_written(self, snapshot: Snapshot) -> None:
         """Take back a snapshot that did not reach Kafka: the partition's next one is whole."""
         part = self._partitions.get(snapshot.partition)
         if part is not None:
-            part.whole, part.checkpointed = True, -1
+            part.whole, part.checkpointed, part.stale = True, -1, part.stale | snapshot.stale
 
     def keep(self, numbers: set[int]) -> None:
         """Forget the partitions that belong to others now."""
         for number in [n for n in self._partitions if n not in numbers]:
             del self._partitions[number]
-
-    def digest(self) -> dict[int, str]:
-        """Return the SHA-256 of each partition's rows."""
-        return {number: part.history.digest() for number, part in sorted(self._partitions.items())}
-
-    def positions(self) -> dict[int, int]:
-        """Return the position of each partition."""
-        return {number: part.position for number, part in sorted(self._partitions.items())}

@@ -14,19 +14,17 @@ from typing import Any
 
 import torch
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 from faust.types import TP
 
-from models.features import payments, sessions
-from models.features.cards import CardHistory
-from models.features.sessions import SessionHistory
+from models.features import payments, seen, sessions
 from models.runner import FraudRunner, RecommenderRunner
-from streams.agents.fraud import CardReplay, FraudJob
+from streams.agents.fraud import CardReplay, CardState, FraudJob
 from streams.agents.labels import LabelJob, LabelReplay
-from streams.agents.recommendations import RecommendationJob, SessionReplay
+from streams.agents.recommendations import RecommendationJob, SessionReplay, SessionState
 from streams.checkpointer import Checkpointer
 from streams.codecs import Limits, decode_transactions
-from streams.errors import KafkaUnavailable
+from streams.errors import KafkaUnavailable, Standstill, TopicChanged
 from streams.label_log import LabelLog
 from streams.metrics import Metrics
 from streams.policy import Thresholds
@@ -42,11 +40,16 @@ from streams.transport.reader import LogReader
 from streams.transport.record_batch import RecordBatch
 from streams.transport.state_writer import StateWriter
 from streams.transport.transactions import GroupMember, TransactionalProducer
+from streams.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
 # The interpreter lets a thread keep the lock for 5 ms by default: the loop would wait that long behind the device thread.
 SWITCH_INTERVAL_S = 0.0002
+WATCH_S = 2.0
+STANDSTILL_S = (
+    10.0  # longer than a broker's restart of a second or two, shorter than anybody's patience: /ready says so
+)
 
 
 class Worker:
@@ -57,22 +60,31 @@ class Worker:
         name: client id in the group and transactional id; no other live process has it.
         consumer: returns Faust's consumer, once it exists.
         fail: called on the loop with the error that must stop the process.
+        loop: the process's; it need not run yet.
     """
 
     def __init__(
-        self, settings: Settings, name: str, consumer: Callable[[], Consumer], fail: Callable[[BaseException], None]
+        self,
+        settings: Settings,
+        name: str,
+        consumer: Callable[[], Consumer],
+        fail: Callable[[BaseException], None],
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.settings, self.metrics, self._consumer, self._fail = settings, Metrics(), consumer, fail
         self._name = name
-        self._loop = asyncio.get_running_loop()
+        self.member: GroupMember | None = None  # who we are in the group; None before the first assignment
+        self.standstill: str | None = None
+        self._loop = loop
         set_torch_threads(settings.torch_threads)
         self._closing = ExitStack()
-        self.pipelines: list[Pipeline] = []
+        self.pipelines: list[Pipeline[Any]] = []
+        self._input_partitions: dict[str, int] = {}
         self.failure: BaseException | None = None
         self.ready = False
 
     def start(self) -> None:
-        """Load and warm up models, connect, read the labels. Takes seconds; not for the loop's thread.
+        """Load and warm up models, connect, read the labels. Takes seconds; not while the loop runs.
 
         Raises:
             ModelError: an artifact is missing, damaged or does not fit; a device that is not there.
@@ -92,23 +104,30 @@ class Worker:
         self._producer = self._outputs(config)
         self._closing.callback(self._close_producer)
         publisher = Publisher(self._producer)
+        horizon = int(settings.duplicates_horizon_h * 3_600_000)
         limits = Limits(settings.record_bytes_max, settings.event_time_ahead_s_max * 1000)
         self._state_reader, ends_reader, label_reader = (LogReader(config, settings.application_id) for _ in range(3))
-        for reader in (self._state_reader, ends_reader):
+        self._ends_reader = LogReader(config, settings.application_id, patience_s=0.0)
+        for reader in (self._state_reader, self._ends_reader, ends_reader):
             self._closing.callback(reader.close)
-        self._cards = self._table("card-state", TRANSACTIONS, "cards/1", CardHistory, CardReplay(limits))
+        self._cards = self._table(
+            "card-state", TRANSACTIONS, "cards/2", partial(CardState, horizon), CardReplay(limits)
+        )
         self._sessions = self._table(
             "session-state",
             CLICKSTREAM,
-            f"sessions/1/{recommender.version}",
-            partial(SessionHistory, recommender.length),
+            f"sessions/3/{recommender.version}",
+            partial(SessionState, recommender.items, recommender.length, horizon),
             SessionReplay(recommender, limits),
         )
+        self._tables: dict[str, StateTable[Any]] = {"cards": self._cards, "sessions": self._sessions}
+        self._input_partitions[LABELS.name] = len(label_reader.partitions(LABELS.name))
         self._label_log = LabelLog(LABELS.name, LabelReplay(limits), label_reader, ends_reader, self._failed_elsewhere)
-        self._label_log.start()
         self._closing.callback(self._label_log.close)
+        self._label_log.start()
         self.device = Device(partial(set_torch_threads, settings.torch_threads))
         self._closing.callback(self.device.close)
+        self._closing.callback(self._state_reader.interrupt)  # a restore may take minutes, a stop may not
         self.fraud = self._pipeline(
             FraudJob(
                 fraud,
@@ -127,13 +146,14 @@ class Worker:
         )
         self.labels = self._pipeline(LabelJob(limits, publisher, self.metrics), publisher)
         self._checkpointer = Checkpointer(
-            {"cards": self._cards, "sessions": self._sessions},
+            self._tables,
             self.device,
             StateWriter(config, f"{self._name}-state"),
             lambda tp: self._consumer().committed(tp),
-            self._member,
+            lambda: self.member,
             self.metrics,
         )
+        self._closing.callback(self._checkpointer.close)
         gc.collect()
         gc.freeze()  # models and code live as long as the process: collections need not look at them
         logger.info(
@@ -160,8 +180,9 @@ class Worker:
         Raises:
             StreamsError: the partitions cannot be taken over.
         """
+        self.member = self._consumer().member()
         if isinstance(self._producer, TransactionalProducer):
-            await self._producer.take_over(partitions, self._member())
+            await self._producer.take_over(partitions, self.member)
 
     def _thresholds(self, runner: FraudRunner) -> Thresholds:
         review, decline = self.settings.review_threshold, self.settings.decline_threshold
@@ -175,34 +196,39 @@ class Worker:
             raise KafkaUnavailable(f"topic {source.name} is missing; run `streams topics create`")
         topic = state_topic(self.settings.application_id, name, count)
         if len(self._state_reader.partitions(topic.name)) != count:
-            self._create(topic)
+            self._create(topic, count)
+        self._input_partitions[source.name] = count
         return StateTable(topic.name, source.name, layout, new, replay, self._state_reader)
 
-    def _create(self, topic: Topic) -> None:
+    def _create(self, topic: Topic, count: int) -> None:
+        """Make the topic, or give it the partitions that the input has been given since."""
         admin = AdminClient(self.settings.librdkafka())
-        count = topic.partition_count(self.settings.partitions)
-        new = NewTopic(topic.name, count, self.settings.replication_factor, config=topic.config)
         try:
-            admin.create_topics([new])[topic.name].result(30)
-        except KafkaException as exc:
+            if self._state_reader.partitions(topic.name):
+                admin.create_partitions([NewPartitions(topic.name, count)])[topic.name].result(30)
+            else:
+                new = NewTopic(topic.name, count, self.settings.replication_factor, config=topic.config)
+                admin.create_topics([new])[topic.name].result(30)
+        except (KafkaException, TimeoutError) as exc:
             found = len(self._state_reader.partitions(topic.name))
             if found != count:  # another worker may have made it meanwhile
                 raise KafkaUnavailable(
-                    f"{topic.name}: expected {count} partitions, as the input has, found {found}: {exc.args[0].str()}; "
+                    f"{topic.name}: expected {count} partitions, as the input has, found {found}: {exc}; "
                     "delete it to have it rebuilt from the input, or choose another application_id"
                 ) from exc
 
-    def _pipeline(self, job: Job, publisher: Publisher) -> Pipeline:
-        confirm: Callable[[RecordBatch], None] = lambda batch: self._consumer().confirm(batch)  # noqa: E731
-        pipeline = Pipeline(job, self.device, publisher, self.settings, self.metrics, confirm, self.stop_with)
+    def _pipeline(self, job: Job[Any], publisher: Publisher) -> Pipeline[Any]:
+        pipeline = Pipeline(
+            job, self.device, publisher, self.settings, self.metrics, self._is_current, self._confirm, self.stop_with
+        )
         self.pipelines.append(pipeline)
         return pipeline
 
-    def _member(self) -> GroupMember:
-        consumer = self._consumer()
-        coordinator = consumer._thread._ensure_consumer()._coordinator
-        instance = consumer.app.conf.consumer_group_instance_id
-        return GroupMember(self.settings.application_id, coordinator.generation, coordinator.member_id, instance)
+    def _is_current(self, batch: RecordBatch) -> bool:
+        return self._consumer().is_current(batch)
+
+    def _confirm(self, batch: RecordBatch) -> None:
+        self._consumer().confirm(batch)
 
     def _failed_elsewhere(self, exc: Exception) -> None:
         self._loop.call_soon_threadsafe(self.stop_with, exc)
@@ -216,6 +242,8 @@ class Worker:
     async def drain(self, deadline: float) -> None:
         """Let what has begun finish until `deadline`, monotonic; abandon the rest."""
         for pipeline in self.pipelines:
+            pipeline.abandon()
+        for pipeline in self.pipelines:
             if not await pipeline.drain(deadline):
                 logger.warning("drain: outputs are still unconfirmed; their input will be read again")
 
@@ -225,14 +253,57 @@ class Worker:
             return 0
         return await self._checkpointer.write(seconds_max)
 
-    async def keep(self, assigned: set[TP]) -> None:
-        """Forget the state of partitions that are not ours any more."""
+    def keep(self, assigned: set[TP]) -> None:
+        """Forget the state of partitions that are not ours any more, once the device comes to it."""
 
         def keep() -> None:
-            for table in (self._cards, self._sessions):
+            for table in self._tables.values():
                 table.keep({tp.partition for tp in assigned if tp.topic == table.source})
 
-        await self.device.call(keep)
+        self.device.submit(keep)
+
+    async def watch(self) -> None:
+        """Look for partitions that stand still, until cancelled; one that does for `stall_s_max` stops the worker.
+
+        What aiokafka or a broker has quietly stopped to bring shows in the log's end alone, so that is asked of the broker.
+        """
+        watchdog: Watchdog[TP] = Watchdog()
+        while True:
+            await asyncio.sleep(WATCH_S)
+            try:
+                await self._loop.run_in_executor(None, self._check_partitions)
+                behind = await self._behind()
+            except KafkaUnavailable:
+                continue  # no answer says nothing about us; clients reconnect by themselves
+            still = watchdog.observe(time.monotonic(), behind)
+            tp, seconds = max(still.items(), key=lambda pair: pair[1], default=(None, 0.0))
+            what = f"{tp and tp.topic}[{tp and tp.partition}]: no progress for {seconds:.0f} s, though records wait"
+            self.standstill = what if seconds > STANDSTILL_S else None
+            if seconds > self.settings.stall_s_max:
+                self.stop_with(Standstill(f"{what}; the worker stops to begin anew"))
+
+    def _check_partitions(self) -> None:
+        found = self._producer.partition_counts(list(self._input_partitions))
+        for topic, count in self._input_partitions.items():
+            if found.get(topic, 0) > count:
+                raise TopicChanged(
+                    f"{topic}: expected {count} partitions, as at the start, found {found[topic]}; "
+                    "the worker stops to begin anew with all of them"
+                )
+
+    async def _behind(self) -> dict[TP, tuple[int, int]]:
+        positions = self._consumer().committed_positions()
+        restored = sum(table.restored_records for table in self._tables.values())
+        topics = sorted({tp.topic for tp in positions})
+        behind = {}
+        for topic in topics:
+            numbers = sorted(tp.partition for tp in positions if tp.topic == topic)
+            ends = await self._loop.run_in_executor(None, self._ends_reader.ends, topic, numbers)
+            for number in numbers:
+                position = positions[TP(topic, number)]
+                if position < ends[number]:
+                    behind[TP(topic, number)] = (position, restored)
+        return behind
 
     def observe(self) -> bytes:
         """Return the metrics, the sampled ones brought up to date."""
@@ -244,7 +315,7 @@ class Worker:
                 self.metrics.lag.labels(tp.topic, tp.partition).set(max(0, end - committed))
         for topic, count in consumer.records_in_flight.items():
             self.metrics.in_flight.labels(topic).set(count)
-        for name, table in (("cards", self._cards), ("sessions", self._sessions)):
+        for name, table in self._tables.items():
             self.metrics.restored.labels(name).set(table.restored_records)
         self.metrics.label_wait.set(self._label_log.wait_s)
         return self.metrics.text()
@@ -276,4 +347,5 @@ def warm_up_kernels() -> None:
     """Compile what decodes and builds features, or load it from the cache, before the first record waits for it."""
     payments.warm_up()
     sessions.warm_up()
+    seen.warm_up()
     decode_transactions([b"{}"], now_ms=0, limits=Limits())

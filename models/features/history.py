@@ -63,6 +63,14 @@ class KeyedHistory:
         """Keys held."""
         return len(self._index)
 
+    def keys(self) -> list[str]:
+        """Return the keys held, in no particular order."""
+        return list(self._index)
+
+    def holds(self, key: str) -> bool:
+        """Tell whether a key is held."""
+        return key in self._index
+
     @property
     def watermark(self) -> int:
         """Largest event_time given, ms (buckets in TerminalHistory). A load raises it to the newest event loaded."""
@@ -157,6 +165,61 @@ class KeyedHistory:
             assert payload is not None
             total.update(len(key).to_bytes(4, "little") + key + len(payload).to_bytes(4, "little") + payload)
         return total.hexdigest()
+
+
+class HistoryGroup:
+    """Histories of one partition that are kept, checkpointed and restored as one; rows carry the place of theirs.
+
+    Args:
+        members: at most 10; their order is part of what a row means.
+    """
+
+    def __init__(self, *members: KeyedHistory) -> None:
+        assert len(members) <= 10
+        self._members = members
+
+    @property
+    def watermarks(self) -> list[int]:
+        """The watermark of each member."""
+        return [int(member.watermark) for member in self._members]
+
+    @watermarks.setter
+    def watermarks(self, values: Sequence[int]) -> None:
+        for member, value in zip(self._members, values, strict=True):
+            member.watermark = value
+
+    def freeze(self, dirty_only: bool) -> Iterator[Pair]:
+        """Do `KeyedHistory.freeze` for all members now; iterate for the rows."""
+        frozen = [member.freeze(dirty_only) for member in self._members]
+
+        def rows() -> Iterator[Pair]:
+            for place, snapshot in enumerate(frozen):
+                prefix = b"%d" % place
+                for key, payload in snapshot:
+                    yield prefix + key, payload
+
+        return rows()
+
+    def load_many(self, pairs: Iterable[Pair]) -> None:
+        """Do `KeyedHistory.load_many` with each member's rows.
+
+        Raises:
+            StateError: a payload is damaged, or a row belongs to no member.
+        """
+        parts: list[list[Pair]] = [[] for _ in self._members]
+        for key, payload in pairs:
+            place = int(key[:1]) if key[:1].isdigit() else len(parts)
+            if place >= len(parts):
+                raise StateError(
+                    f"row {key!r}: expected a place below {len(parts)}; rebuild the state from the source topic"
+                )
+            parts[place].append((key[1:], payload))
+        for member, part in zip(self._members, parts, strict=True):
+            member.load_many(part)
+
+    def digest(self) -> str:
+        """Return the SHA-256 over the members' digests."""
+        return hashlib.sha256("".join(member.digest() for member in self._members).encode()).hexdigest()
 
 
 def column(values: npt.ArrayLike, dtype: npt.DTypeLike) -> npt.NDArray[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from models.features.terminals import TerminalHistory
-from streams.codecs import Limits, decode_labels
+from streams.codecs import Labels, Limits, decode_labels
 from streams.metrics import Metrics
 from streams.publishing import Publisher
 from streams.topics import LABELS
@@ -34,15 +34,18 @@ class LabelJob:
     def __init__(self, limits: Limits, publisher: Publisher, metrics: Metrics) -> None:
         self._limits, self._publisher, self._metrics = limits, publisher, metrics
 
-    def is_quick(self, batches: Sequence[RecordBatch]) -> bool:
+    def decode(self, batch: RecordBatch) -> Labels:
+        return decode_labels(batch.values, now_ms=batch.timestamps, limits=self._limits)
+
+    def is_quick(self, batches: Sequence[RecordBatch], labels: Sequence[Labels]) -> bool:
         return True
 
-    def run(self, batches: Sequence[RecordBatch]) -> list[list[Outputs]]:
+    def run(self, batches: Sequence[RecordBatch], labels: Sequence[Labels]) -> list[list[Outputs]]:
         """Return each batch's dead letters."""
         outputs: list[list[Outputs]] = []
-        for batch in batches:
-            rejected = decode_labels(batch.values, now_ms=batch.timestamps, limits=self._limits).rejected
-            outputs.append([self._publisher.dead_letters(batch, rejected, "decode")] if rejected else [])
+        for batch, columns in zip(batches, labels, strict=True):
+            rejected = columns.rejected
+            outputs.append([self._publisher.dead_letters(batch, rejected)] if rejected else [])
             for each in rejected:
                 self._metrics.rejected.labels(batch.tp.topic, each.code).inc()
         return outputs

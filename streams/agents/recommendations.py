@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.sessions import SessionHistory
-from models.runner import RecommenderRunner
+from models.features.clicks import ClickHistory, NewItems
+from models.features.seen import SeenRecords
+from models.runner import RecommenderRunner, Slates
 from streams.codecs import Clicks, Limits, decode_clicks
+from streams.isolation import Isolation, set_aside
 from streams.metrics import Metrics
 from streams.publishing import ModelName, Publisher, Timing, encode_recommendations
 from streams.state import StateTable
@@ -33,26 +35,45 @@ def recommendations_agent(app: Application) -> None:
             app.worker.recommendations.submit(fetch)
 
 
+class SessionState(ClickHistory):
+    """What a partition's clicks leave behind: sessions, new items, and which clicks it has seen."""
+
+    def __init__(self, items: int, length: int, duplicates_horizon_ms: int) -> None:
+        self.seen = SeenRecords(duplicates_horizon_ms)
+        super().__init__(items, length, self.seen)
+
+    def without_duplicates(self, clicks: Clicks, timestamps: Sequence[int]) -> Clicks:
+        """Return the clicks that were not seen before, each remembered now.
+
+        Args:
+            timestamps: of the records that the clicks were decoded from, ms.
+        """
+        moments = np.array(timestamps, np.int64)[clicks.accepted]
+        return clicks.without(self.seen.duplicates(clicks.session_ids, clicks.event_ids, moments))
+
+
 class SessionReplay:
-    """Applies clicks to a session history without answering them: how state is rebuilt from the log."""
+    """Applies clicks to a partition's state without answering them: how state is rebuilt from the log."""
 
     def __init__(self, runner: RecommenderRunner, limits: Limits) -> None:
         self._runner, self._limits = runner, limits
 
-    def __call__(self, sessions: SessionHistory, values: list[bytes | None], timestamps: list[int]) -> None:
+    def __call__(self, state: SessionState, values: list[bytes | None], timestamps: list[int]) -> None:
         clicks = decode_clicks(values, now_ms=timestamps, limits=self._limits)
-        sessions.update(clicks.session_ids, self._runner.item_index(clicks.item_ids), clicks.event_times)
+        clicks = state.without_duplicates(clicks, timestamps)
+        items = self._runner.item_index(clicks.item_ids)
+        state.update(clicks.session_ids, items, clicks.item_ids, clicks.event_times)
 
 
 class RecommendationJob:
-    """One micro-batch of clicks: decode, session history, one forward pass, slates."""
+    """One micro-batch of clicks: session history, one forward pass, slates."""
 
     name = "recommendations"
 
     def __init__(
         self,
         runner: RecommenderRunner,
-        sessions: StateTable[SessionHistory],
+        sessions: StateTable[SessionState],
         top_k: int,
         limits: Limits,
         publisher: Publisher,
@@ -61,16 +82,22 @@ class RecommendationJob:
         self._runner, self._sessions, self._top_k, self._limits = runner, sessions, top_k, limits
         self._publisher, self._metrics = publisher, metrics
         self._model = ModelName(runner.name, runner.version)
+        self._isolate = Isolation()
 
-    def is_quick(self, batches: Sequence[RecordBatch]) -> bool:
-        return all(map(self._sessions.has, batches))
+    def decode(self, batch: RecordBatch) -> Clicks:
+        return decode_clicks(batch.values, now_ms=batch.timestamps, limits=self._limits)
 
-    def run(self, batches: Sequence[RecordBatch]) -> list[list[Outputs]]:
+    def is_quick(self, batches: Sequence[RecordBatch], clicks: Sequence[Clicks]) -> bool:
+        return self._sessions.stands_before(batches)
+
+    def run(self, batches: Sequence[RecordBatch], clicks: Sequence[Clicks]) -> list[list[Outputs]]:
         """Return each batch's slates and dead letters."""
         started = time.monotonic()
-        clicks = [decode_clicks(b.values, now_ms=b.timestamps, limits=self._limits) for b in batches]
-        sequences = [self._sequences(batch, columns) for batch, columns in zip(batches, clicks, strict=True)]
-        slates = self._runner.recommend(np.concatenate(sequences), self._top_k)
+        sequences, new, clicks = self._sequences(batches, clicks)
+        results, culprits = self._isolate(self._recommend, sequences)
+        if culprits:
+            clicks, new = set_aside(clicks, culprits), new.without(culprits)
+        slates = self._runner.with_new(Slates.joined(results), new)
         scores = slates.scores.tolist()
         outputs, end = [], 0
         for batch, columns in zip(batches, clicks, strict=True):
@@ -88,18 +115,34 @@ class RecommendationJob:
             self._metrics.slates.labels(strategy).inc(count)
         return outputs
 
-    def _sequences(self, batch: RecordBatch, columns: Clicks) -> NDArray[np.int32]:
-        sessions = self._sessions.at(batch)
-        items = self._runner.item_index(columns.item_ids)
-        sequences = sessions.update(columns.session_ids, items, columns.event_times)
-        self._sessions.advance(batch)
-        return sequences
+    def _sequences(
+        self, batches: Sequence[RecordBatch], clicks: Sequence[Clicks]
+    ) -> tuple[NDArray[np.int32], NewItems, list[Clicks]]:
+        """Return what each click that is no repeat has seen, int32[B, T] and new items, and those clicks by batch."""
+        sequences, new, fresh = [], NewItems([], []), []
+        for batch, decoded in zip(batches, clicks, strict=True):
+            state = self._sessions.at(batch)
+            columns = state.without_duplicates(decoded, batch.timestamps)
+            items = self._runner.item_index(columns.item_ids)
+            seen, names = state.update(columns.session_ids, items, columns.item_ids, columns.event_times)
+            sequences.append(seen)
+            new.extend(names)
+            self._sessions.advance(batch)
+            self._metrics.duplicates.labels(batch.tp.topic).inc(len(decoded.accepted) - len(columns.accepted))
+            fresh.append(columns)
+        return np.concatenate(sequences), new, fresh
+
+    def _recommend(self, sequences: NDArray[np.int32]) -> Slates:
+        slates = self._runner.recommend(sequences, self._top_k)
+        if not np.isfinite(slates.scores).all():
+            raise ArithmeticError("a score is not a finite number")
+        return slates
 
     def _outputs(self, batch: RecordBatch, columns: Clicks, values: list[bytes]) -> list[Outputs]:
         keys: list[bytes | None] = [session.encode() for session in columns.session_ids]
         outputs = [self._publisher.decisions(batch, RECOMMENDATIONS, values, keys)]
         if columns.rejected:
-            outputs.append(self._publisher.dead_letters(batch, columns.rejected, "decode"))
+            outputs.append(self._publisher.dead_letters(batch, columns.rejected))
             for each in columns.rejected:
                 self._metrics.rejected.labels(batch.tp.topic, each.code).inc()
         return outputs

@@ -12,6 +12,9 @@ import click
 from streams.commands.produce import Pairs, merged
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from streams.topics import Topic
 
 
@@ -100,13 +103,26 @@ def recommender(
     Examples:
       streams train recommender --clicks 300000
       streams train recommender --file clicks.parquet --columns event_time=Time,session_id=SessionId,item_id=ItemId
+      streams train recommender --file sessions.npz
+
+    An .npz holds whole sessions, the oldest first: session k is items[offsets[k]:offsets[k + 1]].
     """
     if file is None and columns:
         raise click.UsageError("--columns: only with --file")
     if file is not None and clicks is not None:
         raise click.UsageError("--file: takes no --clicks")
+    if file is not None and file.suffix == ".npz" and columns:
+        raise click.UsageError("--columns: an .npz has items and offsets")
     from models.training.recommender import train as train_recommender
+    from models.training.recommender import train_sessions
     from streams.topics import CLICKSTREAM
+
+    if file is not None and file.suffix == ".npz":
+        items, offsets = _sessions(file)
+        with _stages() as progress:
+            artifact = train_sessions(output, items, offsets, seed=seed, progress=progress)
+        _report(output, artifact.manifest["metrics"])
+        return
 
     options: dict[str, Any] = {"seed": seed} if clicks is None else {"seed": seed, "clicks": clicks}
     if file is not None:
@@ -117,6 +133,29 @@ def recommender(
     with _stages() as progress:
         metrics = train_recommender(output, progress=progress, **options)
     _report(output, metrics)
+
+
+def _sessions(path: Path) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return items and offsets of a file.
+
+    Raises:
+        SourceError: unreadable, or an array is absent or holds no whole numbers.
+    """
+    import zipfile
+
+    import numpy as np
+
+    from streams.commands.column_files import SourceError
+
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            items, offsets = arrays["items"], arrays["offsets"]
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise SourceError(f"{path}: expected arrays items and offsets, got {error}; correct the file") from error
+    for name, array in (("items", items), ("offsets", offsets)):
+        if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+            raise SourceError(f"{path}: expected whole numbers in {name}, got {array.dtype}{list(array.shape)}")
+    return items.astype(np.int32), offsets.astype(np.int64)
 
 
 def _own_events(

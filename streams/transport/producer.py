@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import Producer as RdProducer
 from faust.transport.drivers import aiokafka as driver
 
-from streams.errors import DeliveryFailed
+from streams.errors import DeliveryFailed, KafkaUnavailable
 from streams.transport.record_batch import RecordBatch
 
 # How long librdkafka retries one message before it reports failure; then the worker stops and its input is read again.
@@ -116,12 +116,12 @@ class OutputSender:
         """Return the number of partitions of each topic that exists.
 
         Raises:
-            DeliveryFailed: the cluster does not answer.
+            KafkaUnavailable: the cluster does not answer.
         """
         try:
             known = self.client.list_topics(timeout=timeout_s).topics
         except KafkaException as exc:
-            raise DeliveryFailed(f"the cluster does not answer: {exc.args[0].str()}") from exc
+            raise KafkaUnavailable(f"the cluster does not answer: {exc.args[0].str()}") from exc
         return {topic: len(known[topic].partitions) for topic in topics if topic in known}
 
 

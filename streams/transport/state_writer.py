@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Mapping
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka import Producer as RdProducer
 
 from streams.errors import DeliveryFailed
+from streams.topics import STATE_BYTES_MAX
 from streams.transport.transactions import GroupMember
 
+logger = logging.getLogger(__name__)
+
 TRANSACTION_S_MAX = 30.0
+CALL_S_MIN = 1.0
 # Rows are handed over in slices with a pause: a checkpoint may take its time, decisions may not wait for the interpreter.
 SLICE_ROWS = 128
 SLICE_PAUSE_S = 0.001
 
 
 class StateWriter:
-    """One transactional producer of a worker, for the rows of its feature state."""
+    """One transactional producer of a worker, for the rows of its feature state. One thread at a time."""
 
     def __init__(self, config: Mapping[str, str], transactional_id: str) -> None:
-        self._producer = RdProducer(
-            {
-                **config,
-                "transactional.id": transactional_id,
-                "transaction.timeout.ms": int(TRANSACTION_S_MAX * 1000),
-                "partitioner": "murmur2_random",
-                "compression.type": "lz4",
-                "linger.ms": 5,
-            }
-        )
-        self._ready = False
+        self._config = {
+            **config,
+            "transactional.id": transactional_id,
+            "transaction.timeout.ms": int(TRANSACTION_S_MAX * 1000),
+            "partitioner": "murmur2_random",
+            "compression.type": "lz4",
+            "linger.ms": 5,
+            "message.max.bytes": STATE_BYTES_MAX,
+        }
+        self._producer: RdProducer | None = None
 
     def write(
         self,
@@ -40,40 +44,69 @@ class StateWriter:
         rows: Iterable[tuple[bytes, bytes | None]],
         member: GroupMember,
         position: int,
+        deadline: float,
     ) -> int:
         """Write rows to one partition, all or none, and return how many.
 
         Args:
             rows: key and payload; None is a tombstone.
-            member: the writer under its present generation.
+            member: the writer under the generation in which it copied the rows.
             position: goes into the transaction as the group's offset of the state topic's partition. Nobody reads it
                 there; the broker checks the generation with it, and so fences a worker that lost the partition.
+            deadline: monotonic seconds after which to give up.
 
         Raises:
-            DeliveryFailed: the transaction did not commit; none of its rows will be read.
+            DeliveryFailed: the transaction is not known to have committed.
         """
-        producer, count = self._producer, 0
         try:
-            if not self._ready:
-                producer.init_transactions(TRANSACTION_S_MAX)
-                self._ready = True
-            producer.begin_transaction()
-            for key, payload in rows:
-                while True:
-                    try:
-                        producer.produce(topic, payload, key, partition)
-                        break
-                    except BufferError:
-                        producer.poll(0.01)
-                count += 1
-                if count % SLICE_ROWS == 0:
-                    time.sleep(SLICE_PAUSE_S)
-            where = TopicPartition(topic, partition, position)
-            producer.send_offsets_to_transaction([where], member.metadata(), TRANSACTION_S_MAX)
-            producer.commit_transaction(TRANSACTION_S_MAX)
+            return self._write(topic, partition, rows, member, position, deadline)
         except KafkaException as exc:
-            error: KafkaError = exc.args[0]
-            if error.txn_requires_abort():
-                producer.abort_transaction(TRANSACTION_S_MAX)
-            raise DeliveryFailed(f"{topic}[{partition}]: the checkpoint was not written: {error.str()}") from exc
+            self._abort(deadline)
+            raise DeliveryFailed(f"{topic}[{partition}]: the checkpoint was not written: {exc.args[0].str()}") from exc
+
+    def _write(
+        self,
+        topic: str,
+        partition: int,
+        rows: Iterable[tuple[bytes, bytes | None]],
+        member: GroupMember,
+        position: int,
+        deadline: float,
+    ) -> int:
+        count = 0
+        if self._producer is None:
+            producer = RdProducer(self._config)
+            producer.init_transactions(left(deadline))
+            self._producer = producer
+        producer = self._producer
+        producer.begin_transaction()
+        for key, payload in rows:
+            while True:
+                try:
+                    producer.produce(topic, payload, key, partition)
+                    break
+                except BufferError:
+                    producer.poll(0.01)
+            count += 1
+            if count % SLICE_ROWS == 0:
+                time.sleep(SLICE_PAUSE_S)
+        where = TopicPartition(topic, partition, position)
+        producer.send_offsets_to_transaction([where], member.metadata(), left(deadline))
+        producer.commit_transaction(left(deadline))
         return count
+
+    def _abort(self, deadline: float) -> None:
+        """End a failed transaction; a producer that cannot is given up, and the next checkpoint begins with a new one."""
+        producer, self._producer = self._producer, None
+        if producer is None:
+            return
+        try:
+            producer.abort_transaction(left(deadline))
+            self._producer = producer
+        except KafkaException as exc:
+            logger.warning("the checkpoint's transaction was not aborted: %s", exc.args[0].str())
+
+
+def left(deadline: float) -> float:
+    """Return the seconds until a monotonic deadline, at most TRANSACTION_S_MAX and enough for one answer."""
+    return min(TRANSACTION_S_MAX, max(CALL_S_MIN, deadline - time.monotonic()))

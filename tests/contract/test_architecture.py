@@ -23,6 +23,7 @@ OWNERS: dict[str, set[str]] = {
         "models.training.fraud",
         "models.training.recommender",
         "models.training.reproducible",
+        "models.training.sequence",
         "streams.worker",  # bounds torch's threads
     },
     "safetensors": {"models.artifacts"},

@@ -346,7 +346,7 @@ def test_publisher_cuts_the_kafka_key_as_the_letter_does() -> None:
     keys = [None, b"", b"card-42", b"\xff" * 900_000]
     batch = RecordBatch(TP("transactions", 0), 0, 4, [0, 1, 2, 3], keys, [None] * 4, [NOW_MS] * 4, [()] * 4, 1, 0.0)
     rejected = decode_transactions(batch.values, now_ms=NOW_MS, limits=LIMITS).rejected
-    assert publisher.dead_letters(batch, rejected, "decode").keys == [
+    assert publisher.dead_letters(batch, rejected).keys == [
         None,
         b"",
         b"card-42",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -28,6 +30,7 @@ from streams.commands.watch import dead_letter_line, decision_line, recommendati
         (["topics", "describe", "nothing"], "nothing"),
         (["train", "fraud", "--labels", "fraud"], "only with --file"),
         (["train", "fraud", "--file", "x.csv"], "needs --labels"),
+        (["train", "recommender", "--file", "x.npz", "--columns", "item_id=a"], "items and offsets"),
         (["demo", "--workers", "0"], "--workers"),
     ],
 )
@@ -47,6 +50,28 @@ def test_bad_file_is_exit_code_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert result.exit_code == 1
     assert result.stderr.startswith("streams: SourceError:") and result.stderr.count("\n") == 1
     assert "the file has a, b" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arrays", "sentence"),
+    [
+        (None, "expected arrays items and offsets"),
+        ({"items": np.arange(4)}, "offsets"),
+        ({"items": np.array([0.5]), "offsets": np.array([0, 1])}, "whole numbers in items"),
+        ({"items": np.arange(4), "offsets": np.array([0, 3])}, "expected a rise from 0 to 4"),
+    ],
+)
+def test_sessions_that_cannot_be_read_are_exit_code_1(tmp_path: Path, arrays: Any, sentence: str) -> None:
+    """A file of sessions that does not fit is named in one line, and nothing is trained."""
+    path = tmp_path / "sessions.npz"
+    if arrays is None:
+        path.write_text("no arrays")
+    else:
+        np.savez(path, **arrays)
+    result = CliRunner().invoke(main, ["train", "recommender", "--file", str(path), "--output", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert sentence in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,13 @@ def oracle(labels: list[Label], terminal: str, t: int, granularity_ms: int) -> l
         recent += used * buckets[end][True] / count
         wanted -= used
     row.append(recent)
+    genuine = [end for end, counts in buckets.items() if counts[False]]
+    streak = [end for end in buckets if end > max(genuine, default=-(2**62))]
+    row.append(sum(buckets[end][True] for end in streak))
+    row.append((cutoff - min(streak)) / HOUR_MS if streak else 0.0)
+    row.append((cutoff - max(genuine)) / HOUR_MS if genuine else WINDOWS_MS[-1] / HOUR_MS)
+    row.append(sum(counts.total() for end, counts in buckets.items() if end > max(frauds, default=-(2**62))))
+    row.append(sum(counts[True] for end, counts in buckets.items() if end not in streak))
     return row
 
 
@@ -117,7 +124,7 @@ def test_state_is_a_function_of_the_set_of_labels(
 def test_a_terminal_never_seen_has_no_history_and_takes_no_memory() -> None:
     """Asking about a terminal does not make it known."""
     history = TerminalHistory()
-    assert features(history, [("x", T0)]).tolist() == [[0, 0, 0, 0, 0, 0, 720, 0]]
+    assert features(history, [("x", T0)]).tolist() == [[0, 0, 0, 0, 0, 0, 720, 0, 0, 0, 720, 0, 0]]
     assert len(history) == 0
 
 

@@ -69,7 +69,6 @@ def test_every_number_has_a_range() -> None:
             ("review_threshold=0.9", "decline_threshold=0.5", "lower it"),
         ),
         ({"dtype": "bfloat16", "device": "cpu"}, ("dtype=bfloat16", "device=cuda", "use dtype=float32")),
-        ({"guarantee": "exactly_once"}, ("guarantee=exactly_once", "decision_id", "use guarantee=at_least_once")),
         ({"security_protocol": "SASL_SSL"}, ("security_protocol=SASL_SSL", "needs sasl_username and sasl_password")),
         (SASL | {"sasl_password": ""}, ("security_protocol=SASL_SSL", "needs sasl_username and sasl_password")),
         (SASL | {"security_protocol": "SSL"}, ("sasl_username", "security_protocol=SSL", "use SASL_SSL")),
@@ -79,7 +78,9 @@ def test_every_number_has_a_range() -> None:
             SASL | {"security_protocol": "SASL_PLAINTEXT", "ssl_key_password": "x"},
             ("ssl_key_password", "security_protocol=SASL_PLAINTEXT", "use SSL or SASL_SSL"),
         ),
-        ({"application_id": " "}, ("application_id is empty", "name the consumer group")),
+        ({"application_id": " "}, ("application_id=", "topics and transactional ids begin with it")),
+        ({"http_port": 65_535, "worker_slot": 5}, ("http_port=65535", "worker_slot=5", "lower http_port")),
+        ({"ssl_ca_location": "ca.pem"}, ("ssl_ca_location", "security_protocol=PLAINTEXT", "use SSL or SASL_SSL")),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -155,8 +156,8 @@ def test_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     assert refusal(path=file).startswith(f"{file}: expected at most {FILE_BYTES_MAX} bytes")
     file.write_text('top_k = "5"\n')
     assert refusal(path=file) == f"{file}: top_k: expected int, got '5'"
-    file.write_text('guarantee = "exactly_once"\n')
-    assert refusal(path=file).startswith(f"{file}: guarantee=exactly_once")
+    file.write_text("application_id = ' '\n")
+    assert refusal(path=file).startswith(f"{file}: application_id=")
 
 
 def test_secrets_are_in_no_repr_and_no_error(tmp_path: Path) -> None:
@@ -199,3 +200,9 @@ def test_slot_names_the_group_instance() -> None:
     """Static membership needs a slot; without one the worker is an ordinary member."""
     assert load_settings(env={}).group_instance_id is None
     assert load_settings(env={}, worker_slot=3, application_id="mine").group_instance_id == "mine-3"
+
+
+def test_variable_that_is_no_setting_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """A misspelt variable is not read, and a warning says so with the key that is close."""
+    assert load_settings(env={"STREAMS_TOPK": "5"}).top_k == Settings().top_k
+    assert "STREAMS_TOPK" in caplog.text and "did you mean STREAMS_TOP_K?" in caplog.text

@@ -202,6 +202,9 @@ class Settings:
         return config
 
 
+# Every key with a long path is a few KB; the parser's time grows with nesting, which this bounds too.
+FILE_BYTES_MAX = 65_536
+
 # name, lowest, highest that can work; the README's table shows them.
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("worker_slot", 0, 999),
@@ -268,10 +271,15 @@ def load_settings(path: str | Path | None = None, env: Mapping[str, str] = os.en
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        with path.open("rb") as file:
+            data = file.read(FILE_BYTES_MAX + 1)
     except OSError as exc:
         raise SettingsError(f"{path}: cannot be read ({exc.strerror}); check the path in STREAMS_CONFIG") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    if len(data) > FILE_BYTES_MAX:
+        raise SettingsError(f"{path}: expected at most {FILE_BYTES_MAX} bytes, got more; check the path")
+    try:
+        return tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as exc:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
         raise SettingsError(f"{path}: expected TOML, got {exc}") from exc
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from streams.errors import SettingsError
-from streams.settings import _RANGES, Settings, load_settings
+from streams.settings import _RANGES, FILE_BYTES_MAX, Settings, load_settings
 
 # What must be set beside a key at its lowest and highest, so that only its range is tested.
 COMPANIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -149,6 +149,11 @@ def test_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     assert refusal(path=file).startswith(f"{file}: cannot be read")
     file.write_text("top_k = \n")
     assert refusal(path=file).startswith(f"{file}: expected TOML")
+    for text in ("a = " + "[" * 60_000, "top_k = " + "1" * 60_000, "\udcff"):
+        file.write_text(text, errors="surrogateescape")
+        assert refusal(path=file).startswith(f"{file}: expected TOML")
+    file.write_text("#" * (FILE_BYTES_MAX + 1))
+    assert refusal(path=file).startswith(f"{file}: expected at most {FILE_BYTES_MAX} bytes")
     file.write_text('top_k = "5"\n')
     assert refusal(path=file) == f"{file}: top_k: expected int, got '5'"
     file.write_text("application_id = ' '\n")

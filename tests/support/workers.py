@@ -24,6 +24,11 @@ from streams.kafka.processes import free_ports
 from streams.settings import load_settings
 
 READY_S_MAX = 120.0
+_READS_COMMITTED = {
+    "enable.auto.commit": False,
+    "isolation.level": "read_committed",
+    "auto.offset.reset": "earliest",
+}
 
 
 def poll_until(condition: Callable[[], Any], seconds_max: float, what: str) -> Any:
@@ -83,6 +88,7 @@ class Bench:
         self.servers, self.folder, self.application_id = servers, folder, application_id
         self.environment = {f"STREAMS_{key.upper()}": str(value) for key, value in settings.items()}
         self.workers: list[WorkerProcess] = []
+        self._counted: dict[str, tuple[Consumer, int]] = {}
 
     def create_topics(self) -> None:
         settings = load_settings(
@@ -90,8 +96,8 @@ class Bench:
         )
         create_topics(AdminClient({"bootstrap.servers": self.servers}), settings)
 
-    def start(self, slot: int, **settings: Any) -> WorkerProcess:
-        """Start a worker; it is killed with the test, however that ends."""
+    def start(self, slot: int | None, **settings: Any) -> WorkerProcess:
+        """Start a worker, with a slot or without one; it is killed with the test, however that ends."""
         port = free_ports(1)[0]
         log = self.folder / f"{self.application_id}-{slot}.log"
         environment = {
@@ -100,10 +106,11 @@ class Bench:
             **{f"STREAMS_{key.upper()}": str(value) for key, value in settings.items()},
             "STREAMS_BOOTSTRAP_SERVERS": self.servers,
             "STREAMS_APPLICATION_ID": self.application_id,
-            "STREAMS_WORKER_SLOT": str(slot),
-            "STREAMS_HTTP_PORT": str(port - slot),
+            "STREAMS_HTTP_PORT": str(port - (slot or 0)),
             "STREAMS_STATE_DIR": str(self.folder),
         }
+        if slot is not None:
+            environment["STREAMS_WORKER_SLOT"] = str(slot)
         with log.open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "faust", "-A", "streams", "worker", "-l", "info"],
@@ -117,6 +124,8 @@ class Bench:
         for worker in self.workers:
             if worker.process.poll() is None:
                 worker.kill()
+        for consumer, _ in self._counted.values():
+            consumer.close()
 
     def produce(self, topic: str, values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> None:
         """Send records and wait until the broker holds all of them."""
@@ -169,25 +178,23 @@ class Bench:
         poll_until(there, seconds_max, f"{count} records in {topic}")
 
     def count(self, topic: str) -> int:
-        """Return the sum of a topic's end offsets."""
-        with contextlib.closing(Consumer({"bootstrap.servers": self.servers, "group.id": "count"})) as consumer:
+        """Return how many records of a topic are committed: offsets would count the marks of transactions, too."""
+        if topic not in self._counted:
+            consumer = Consumer(_READS_COMMITTED | {"bootstrap.servers": self.servers, "group.id": "count"})
             numbers = consumer.list_topics(topic, 10).topics[topic].partitions
-            return sum(consumer.get_watermark_offsets(TopicPartition(topic, number), 10)[1] for number in numbers)
+            consumer.assign([TopicPartition(topic, number, 0) for number in numbers])
+            self._counted[topic] = consumer, 0
+        consumer, count = self._counted[topic]
+        while messages := consumer.consume(10_000, 0.2):
+            count += sum(message.error() is None for message in messages)
+        self._counted[topic] = consumer, count
+        return count
 
 
 def read_topic(servers: str, topic: str) -> Iterator[Any]:
     """Yield the committed records of a topic as of now, a partition after the other."""
     with contextlib.closing(
-        Consumer(
-            {
-                "bootstrap.servers": servers,
-                "group.id": "read",
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "earliest",
-            }
-        )
+        Consumer(_READS_COMMITTED | {"bootstrap.servers": servers, "group.id": "read", "enable.partition.eof": True})
     ) as consumer:
         for number in sorted(consumer.list_topics(topic, 10).topics[topic].partitions):
             consumer.assign([TopicPartition(topic, number, 0)])

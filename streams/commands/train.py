@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streams.commands.produce import Pairs, merged
+from streams.commands.parameters import SEED, Pairs, merged
 
 if TYPE_CHECKING:
     from streams.topics import Topic
@@ -25,7 +25,7 @@ def _common(folder: str) -> Callable[[Callable[..., None]], Callable[..., None]]
             "--file", type=click.Path(dir_okay=False, path_type=Path), help="Events of your own, not simulated ones."
         ),
         click.option(
-            "--seed", type=int, default=7, show_default=True, help="Fixes simulation, first weights and batches."
+            "--seed", type=SEED, default=7, show_default=True, help="Fixes simulation, first weights and batches."
         ),
         click.option("--output", type=path, default=folder, show_default=True, help="Folder of the artifact."),
     )

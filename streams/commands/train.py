@@ -141,6 +141,8 @@ def _own_events(
     if not path.is_file():
         raise SourceError(f"{path}: expected a file, got none")
     parts = list(EventFile(path, topic, columns=columns, constants=constants, label=label).slices(sort=False))
+    if not parts:
+        raise SourceError(f"{path}: no rows to train on")
     table: dict[str, Any] = {name: [value for part in parts for value in part.fields[name]] for name in names}
     if label is not None:
         table["is_fraud"] = [flag for part in parts for flag in part.labels or []]
@@ -150,7 +152,7 @@ def _own_events(
     for name, dtype in (("amount", np.float64), ("is_fraud", np.bool_)):
         if name in table:
             table[name] = np.array(table[name], dtype=dtype)
-    table["event_time"] = np.concatenate([part.event_time for part in parts]) if parts else np.empty(0, np.int64)
+    table["event_time"] = np.concatenate([part.event_time for part in parts])
     return table
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from streams.commands.produce import Pairs, merged
+from streams.commands.parameters import SEED, Pairs, merged
 from streams.commands.progress import stages
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
             help="Write what the model answered to this parquet file.",
         ),
         click.option("--json", "json_file", type=FILE, callback=_in_a_folder, help="Write all figures to this file."),
-        click.option("--seed", type=int, default=7, show_default=True, help="Fixes first weights and batches."),
+        click.option("--seed", type=SEED, default=7, show_default=True, help="Fixes first weights and batches."),
         click.option("--output", type=FOLDER, help="Keep the trained artifacts here (default: they are dropped)."),
         click.option("--artifact", type=FOLDER, help="Judge this frozen artifact; train none."),
     ):

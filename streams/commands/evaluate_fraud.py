@@ -236,7 +236,7 @@ class FraudEvaluation:
             file.require(column)
         features = np.full((len(self._ids), len(BOOK_FEATURES)), np.nan, np.float32)
         features[:, 0] = self.payments.table["amount"]
-        for batch in file.batches([id_column, *own], as_text=[id_column]):
+        for batch in file.batches([id_column, *own]):
             ids = file.convert(batch, id_column, to_text)
             places = np.array([self._row_of.get(payment or "", -1) for payment in ids], np.int64)
             for number, column in enumerate(own, start=1):

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from streams.commands.column_files import ColumnFile, to_flags, to_text
+from streams.commands.column_files import ColumnFile, as_list, to_flags, to_text
 
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 CLASSES = ("genuine", "fraud", "unlabelled")
@@ -149,9 +149,9 @@ def read_labels(path: Path, id_column: str, label_column: str) -> tuple[list[str
     file.require(label_column)
     ids: list[str] = []
     flags: list[bool] = []
-    for batch in file.batches([id_column, label_column], as_text=[id_column]):
-        names = file.convert(batch, id_column, to_text)
-        for name, label in zip(names, file.convert(batch, label_column, to_flags), strict=True):
+    for batch in file.batches([id_column, label_column]):
+        names = as_list(file.convert(batch, id_column, to_text))
+        for name, label in zip(names, as_list(file.convert(batch, label_column, to_flags)), strict=True):
             if name is not None and label is not None:
                 ids.append(name)
                 flags.append(label)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from streams.commands.produce import Pairs, merged
+from streams.commands.parameters import SEED, Pairs, merged
 from streams.commands.progress import stages
 
 
@@ -22,7 +22,7 @@ def _common(folder: str) -> Callable[[Callable[..., None]], Callable[..., None]]
             "--file", type=click.Path(dir_okay=False, path_type=Path), help="Events of your own, not simulated ones."
         ),
         click.option(
-            "--seed", type=int, default=7, show_default=True, help="Fixes simulation, first weights and batches."
+            "--seed", type=SEED, default=7, show_default=True, help="Fixes simulation, first weights and batches."
         ),
         click.option("--output", type=path, default=folder, show_default=True, help="Folder of the artifact."),
     )

@@ -12,6 +12,7 @@ from typing import Any
 import click
 import orjson
 
+from streams.commands.parameters import FiniteRange
 from streams.settings import load_settings
 from streams.topics import DEAD_LETTERS, DECISIONS, LABELS, RECOMMENDATIONS
 
@@ -53,7 +54,7 @@ def watch() -> None:
 @watch.command()
 @_common
 @click.option("--decision", type=click.Choice(list(COLOURS)), multiple=True, help="Only these decisions.")
-@click.option("--min-score", type=click.FloatRange(0.0, 1.0), default=0.0, help="Only scores from here on.")
+@click.option("--min-score", type=FiniteRange(0.0, 1.0), default=0.0, help="Only scores from here on.")
 @click.option("--card", help="Only this card_id.")
 @click.option("--summary", is_flag=True, help="Instead of lines: scores by class, of the decisions that are there.")
 @click.option("--labels", metavar="FILE", help="With --summary: labels from a file instead of from transaction-labels.")

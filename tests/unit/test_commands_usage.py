@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from streams.commands import main
-from streams.commands.produce import Duration, Pairs
+from streams.commands.parameters import Duration, Pairs
 from streams.commands.watch import dead_letter_line, decision_line, recommendation_line
 
 
@@ -32,6 +32,27 @@ from streams.commands.watch import dead_letter_line, decision_line, recommendati
         (["train", "fraud", "--file", "x.csv"], "needs --labels"),
         (["train", "recommender", "--file", "x.npz", "--columns", "item_id=a"], "items and offsets"),
         (["demo", "--workers", "0"], "--workers"),
+        (["produce", "."], "'.' is a folder"),
+        *(
+            ([*command, option, value], f"'{option}': expected a finite number, got '{value}'")
+            for *command, option in (
+                ("produce", "simulate", "--rate"),
+                ("produce", "simulate", "--speedup"),
+                ("demo", "--rate"),
+                ("demo", "--duration"),
+                ("bench", "latency", "--rate"),
+                ("bench", "latency", "--warm-up"),
+                ("watch", "decisions", "--min-score"),
+            )
+            for value in ("nan", "NaN")
+        ),
+        (["produce", "simulate", "--speedup", "inf"], "expected a finite number, got 'inf'"),
+        (["produce", "simulate", "--rate", "inf"], "--rate"),
+        (["demo", "--duration", "inf"], "expected a finite number, got 'inf'"),
+        (["produce", "simulate", "--seed", "-1"], "-1 is not in the range"),
+        (["train", "fraud", "--seed", "-1"], "-1 is not in the range"),
+        (["train", "recommender", "--seed", str(2**63)], "is not in the range"),
+        (["demo", "--seed", "-1"], "-1 is not in the range"),
     ],
 )
 def test_wrong_usage_is_told_and_exit_code_2(arguments: list[str], sentence: str) -> None:

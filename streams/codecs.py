@@ -7,17 +7,26 @@ so that the others are still decided; a rejected record costs microseconds, neve
 import base64
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Generic, TypeVar, cast
+from hashlib import sha256
+from typing import Any, Final, Generic, Self, TypeVar, cast
 
 import msgspec
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from streams.events import EVENT_TIME_MS_MIN, Click, Transaction, TransactionLabel
-from streams.json_scan import CLEAN, NESTING_MAX, SUSPECT, TOO_DEEP, has_duplicate_key, scan_keys
+from streams.events import (
+    EVENT_TIME_MS_MIN,
+    LETTER_KEY_BYTES_MAX,
+    LETTER_MESSAGE_CHARS_MAX,
+    LETTER_VALUE_BYTES_MAX,
+    Click,
+    Transaction,
+    TransactionLabel,
+)
+from streams.json_scan import CLEAN, NESTING_MAX, TOO_DEEP, has_duplicate_key, scan_keys
 
 REJECTION_CODES: Final[dict[str, str]] = {
     "null-value": "the record has no value",
@@ -37,6 +46,7 @@ REJECTION_CODES: Final[dict[str, str]] = {
     "bad-time": "event_time is text but not RFC 3339 with an offset",
     "absurd-time": "event_time is before 2000 or too far in the future",
     "unknown-value": "a text is not one of the listed values",
+    "model-failed": "the model raises for this record, or scores no finite number",
 }
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -74,15 +84,37 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A record that will not be decided: its position in the batch, a code of REJECTION_CODES, a sentence."""
+    """A record that will not be decided: its position in the batch, a code of REJECTION_CODES, a sentence, where it failed."""
 
     position: int
     code: str
     message: str
+    stage: str = "decode"
+
+
+class Columns:
+    """Rows of a batch, one attribute a column; `accepted` and `rejected` are positions in the batch."""
+
+    __slots__ = ()
+    accepted: NDArray[np.int64]
+    rejected: list[Rejection]
+
+    def without(self, drop: NDArray[np.bool_], rejected: Sequence[Rejection] = ()) -> Self:
+        """Return the rows where `drop`, bool[n], is False, with `rejected` added to the rejections."""
+        if not drop.any():
+            return self
+        kept = np.flatnonzero(~drop)
+        places = kept.tolist()
+        columns: dict[str, Any] = {"rejected": [*self.rejected, *rejected]}
+        for each in fields(self):  # type: ignore[arg-type]
+            if each.name not in columns:
+                column = getattr(self, each.name)
+                columns[each.name] = column[kept] if isinstance(column, np.ndarray) else [column[p] for p in places]
+        return replace(self, **columns)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True, slots=True)
-class Transactions:
+class Transactions(Columns):
     """Accepted payments as columns of n rows, in log order. `accepted` are int64[n] positions in the batch."""
 
     accepted: NDArray[np.int64]
@@ -95,7 +127,7 @@ class Transactions:
 
 
 @dataclass(frozen=True, slots=True)
-class Clicks:
+class Clicks(Columns):
     """Accepted clicks as columns of n rows, in log order. `accepted` are int64[n] positions in the batch."""
 
     accepted: NDArray[np.int64]
@@ -103,17 +135,15 @@ class Clicks:
     session_ids: list[str]
     item_ids: list[str]
     event_times: NDArray[np.int64]
-    event_types: list[str]
     rejected: list[Rejection]
 
 
 @dataclass(frozen=True, slots=True)
-class Labels:
+class Labels(Columns):
     """Accepted labels as columns of n rows, in log order. `accepted` are int64[n] positions in the batch."""
 
     accepted: NDArray[np.int64]
     transaction_ids: list[str]
-    card_ids: list[str]
     terminal_ids: list[str]
     event_times: NDArray[np.int64]
     is_fraud: NDArray[np.bool_]
@@ -168,7 +198,6 @@ def decode_clicks(values: Sequence[bytes | None], *, now_ms: Now, limits: Limits
         session_ids=_texts([event.session_id for event in events]),
         item_ids=_texts([event.item_id for event in events]),
         event_times=batch.event_times,
-        event_types=[event.event_type for event in events],
         rejected=batch.rejected,
     )
 
@@ -180,7 +209,6 @@ def decode_labels(values: Sequence[bytes | None], *, now_ms: Now, limits: Limits
     return Labels(
         accepted=batch.accepted,
         transaction_ids=_texts([event.transaction_id for event in events]),
-        card_ids=_texts([event.card_id for event in events]),
         terminal_ids=_texts([event.terminal_id for event in events]),
         event_times=batch.event_times,
         is_fraud=np.fromiter([event.is_fraud for event in events], np.bool_, len(events)),
@@ -199,14 +227,28 @@ def encode_dead_letter(
     code: str,
     message: str,
 ) -> bytes:
-    """Return the JSON value of a dead letter: origin, reason and the original bytes (see events.DeadLetter)."""
+    """Return the JSON value of a dead letter: origin, reason and the original bytes (see events.DeadLetter).
+
+    With its Kafka key, cut alike to LETTER_KEY_BYTES_MAX, it takes less than 1,000,000 bytes whatever the record was.
+    """
+    message = message[:LETTER_MESSAGE_CHARS_MAX]
     letter: dict[str, Any] = {"topic": topic, "partition": partition, "offset": offset, "key": None}
     if key is not None:
+        head = key[:LETTER_KEY_BYTES_MAX]
         try:
-            letter["key"] = key.decode()
+            letter["key"] = head.decode()
         except UnicodeDecodeError:
-            letter["key_base64"] = base64.b64encode(key).decode()
-    letter["value_base64"] = None if value is None else base64.b64encode(value).decode()
+            letter["key_base64"] = base64.b64encode(head).decode()
+        if len(key) > len(head):
+            letter |= {"key_bytes": len(key), "key_sha256": sha256(key).hexdigest()}
+            message += f"; the letter has {len(head)} of {len(key)} bytes of the key"
+    letter["value_base64"] = None
+    if value is not None:
+        head = value[:LETTER_VALUE_BYTES_MAX]
+        letter["value_base64"] = base64.b64encode(head).decode()
+        if len(value) > len(head):
+            letter |= {"value_bytes": len(value), "value_sha256": sha256(value).hexdigest()}
+            message += f"; the letter has {len(head)} of {len(value)} bytes of the value"
     letter |= {"stage": stage, "code": code, "message": message}
     return orjson.dumps(letter)
 
@@ -221,7 +263,7 @@ def _decode(
         events, accepted, rejected = _decode_each(values, decode, limits)
     doubtful = _doubtful([values[position] for position in accepted.tolist()] if rejected else values)
     if doubtful:
-        refusals = {row: Rejection(int(accepted[row]), *reason) for row, reason in doubtful}
+        refusals = {row: Rejection(int(accepted[row]), *reason) for row, reason in doubtful.items()}
         events, accepted = _without(events, accepted, refusals)
         rejected += refusals.values()
     event_times = _event_times(events)
@@ -283,25 +325,28 @@ def _without(
     return [event for row, event in enumerate(events) if row not in refusals], np.delete(accepted, list(refusals))
 
 
-def _doubtful(values: Sequence[bytes | None]) -> list[tuple[int, tuple[str, str]]]:
-    """Return (row, (code, sentence)) of decoded values that decoders let pass: repeated keys, depth, unread bytes."""
+def _doubtful(values: Sequence[bytes | None]) -> dict[int, tuple[str, str]]:
+    """Return row -> (code, sentence) of decoded values that decoders let pass: unread bytes, depth, repeated keys."""
     if not values:
-        return []
+        return {}
     text = b"".join(values)  # type: ignore[arg-type]
-    ends = np.cumsum(np.fromiter(map(len, values), np.int64, len(values)))  # type: ignore[arg-type]
-    flags = scan_keys(np.frombuffer(text, np.uint8), ends)
-    found = []
-    for row in np.flatnonzero(flags != CLEAN).tolist():
-        if flags[row] == TOO_DEEP:
-            found.append((row, ("too-deep", f"expected at most {NESTING_MAX} levels of nesting, got more")))
-        elif flags[row] == SUSPECT and has_duplicate_key(values[row] or b""):
-            found.append((row, ("duplicate-key", "expected each key once in an object, got one twice")))
-    if not text.isascii():
-        known = {row for row, _ in found}
+    found: dict[int, tuple[str, str]] = {}
+    # msgspec skips unknown fields without looking for UTF-8. Decoded values begin and end with ASCII: no sequence of
+    # bytes joins two of them, and one look at all tells whether any is at fault.
+    if not text.isascii() and _first_bad_byte(text) is not None:
         for row, value in enumerate(values):
             bad_byte = _first_bad_byte(value or b"")
-            if bad_byte is not None and row not in known:
-                found.append((row, ("not-utf8", f"expected UTF-8 text, got byte {bad_byte}")))
+            if bad_byte is not None:
+                found[row] = "not-utf8", f"expected UTF-8 text, got byte {bad_byte}"
+    ends = np.cumsum(np.fromiter(map(len, values), np.int64, len(values)))  # type: ignore[arg-type]
+    flags = scan_keys(np.frombuffer(text, np.uint8), ends)
+    for row in np.flatnonzero(flags != CLEAN).tolist():
+        if row in found:
+            continue
+        if flags[row] == TOO_DEEP:
+            found[row] = "too-deep", f"expected at most {NESTING_MAX} levels of nesting, got more"
+        elif has_duplicate_key(values[row] or b""):
+            found[row] = "duplicate-key", "expected each key once in an object, got one twice"
     return found
 
 

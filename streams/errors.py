@@ -13,6 +13,10 @@ class KafkaUnavailable(StreamsError):
     """The cluster does not answer, refuses the client, or lacks a topic."""
 
 
+class TopicChanged(StreamsError):
+    """An input topic was given more partitions while the worker ran."""
+
+
 class DeliveryFailed(StreamsError):
     """The broker did not confirm an output. Its input's offset is never committed."""
 
@@ -21,23 +25,13 @@ class OutOfOrder(StreamsError):
     """Batches of a partition are not contiguous: going on would lose or repeat records."""
 
 
+class ModelFailed(StreamsError):
+    """The model raises, or scores no number, for whatever it is given."""
+
+
 class Standstill(StreamsError):
     """A partition has records that the worker does not get done."""
 
 
 class StateCorrupt(StreamsError):
     """A checkpoint or a snapshot cannot be read, or was written by another version."""
-
-
-class InvalidRecord(StreamsError):
-    """A record that fails validation. It goes to dead-letters; its batch-mates are decided.
-
-    Attributes:
-        code: short kebab-case word, stable, for filters and metrics.
-        message: one sentence: place, expected, got.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message

@@ -10,6 +10,7 @@ import orjson
 
 from streams.codecs import Clicks, Rejection, Transactions, encode_dead_letter
 from streams.errors import KafkaUnavailable
+from streams.events import LETTER_KEY_BYTES_MAX
 from streams.topics import DEAD_LETTERS, DECISIONS, RECOMMENDATIONS, Topic
 from streams.transport.producer import Delivery, OutputProducer, Outputs
 from streams.transport.record_batch import RecordBatch
@@ -73,8 +74,8 @@ class Publisher:
         partition = batch.tp.partition if batch.tp.partition < self._partitions[topic.name] else -1
         return Outputs(topic.name, values, keys, partition)
 
-    def dead_letters(self, batch: RecordBatch, rejected: Sequence[Rejection], stage: str) -> Outputs:
-        """Return the dead letters of a batch: place, reason, and the original bytes."""
+    def dead_letters(self, batch: RecordBatch, rejected: Sequence[Rejection]) -> Outputs:
+        """Return the dead letters of a batch: place, reason, and the original bytes as far as they fit."""
         values = [
             encode_dead_letter(
                 topic=batch.tp.topic,
@@ -82,13 +83,14 @@ class Publisher:
                 offset=batch.offsets[each.position],
                 key=batch.keys[each.position],
                 value=batch.values[each.position],
-                stage=stage,
+                stage=each.stage,
                 code=each.code,
                 message=each.message,
             )
             for each in rejected
         ]
-        return Outputs(DEAD_LETTERS.name, values, [batch.keys[each.position] for each in rejected])
+        keys = [batch.keys[each.position] for each in rejected]
+        return Outputs(DEAD_LETTERS.name, values, [key and key[:LETTER_KEY_BYTES_MAX] for key in keys])
 
     def publish(self, delivery: Delivery) -> None:
         """Send; the delivery is told what became of it."""

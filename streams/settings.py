@@ -5,7 +5,10 @@ Order, the later wins: the defaults below, the file named by `STREAMS_CONFIG`, `
 
 from __future__ import annotations
 
+import difflib
+import logging
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -15,6 +18,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from streams.errors import SettingsError
+
+logger = logging.getLogger(__name__)
 
 Guarantee = Literal["at_least_once", "exactly_once"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -45,7 +50,7 @@ class Settings:
     guarantee: Guarantee = setting("exactly_once", "delivery guarantee of decisions")
     state_dir: str = setting(_state_dir, "folder of the embedded broker and of Faust's own files")
     worker_slot: int | None = setting(
-        None, "small number, stable for a worker: static membership, port offset, log names"
+        None, "small number, stable for a worker: static membership, transactional id, port offset"
     )
     partitions: int = setting(4, "partitions of each topic when it is created")
     replication_factor: int = setting(1, "replicas of each topic when it is created")
@@ -61,7 +66,10 @@ class Settings:
     inline_records_max: int = setting(
         256, "micro-batches up to this size run on the event loop, larger ones on the device thread"
     )
-    queue_records_max: int = setting(16_384, "records waiting for the device before fetching pauses")
+    queue_records_max: int = setting(
+        16_384, "records of a topic delivered and not yet confirmed before fetching pauses"
+    )
+    queue_bytes_max: int = setting(67_108_864, "bytes of these records before fetching pauses")
     fetch_records_max: int = setting(1_000, "records of one partition handed on as one message")
     fetch_wait_ms_max: int = setting(2, "while records flow, how long the broker may collect them for one fetch")
     commit_interval_ms: int = setting(100, "time between offset commits")
@@ -73,6 +81,10 @@ class Settings:
     record_bytes_max: int = setting(65_536, "size of an input record's value; larger ones become dead letters")
     event_time_ahead_s_max: int = setting(86_400, "how far event_time may lie in the future")
 
+    duplicates_horizon_h: float = setting(
+        24.0, "hours for which an id is remembered, so that a repeated record is decided once"
+    )
+
     review_threshold: float | None = setting(None, "score from which a payment is reviewed; unset: the artifact's")
     decline_threshold: float | None = setting(None, "score from which a payment is declined; unset: the artifact's")
     reasons_max: int = setting(3, "reasons named with a review or a decline")
@@ -80,6 +92,9 @@ class Settings:
 
     http_host: str = setting("127.0.0.1", "address of /live, /ready and /metrics")
     http_port: int = setting(6066, "port of /live, /ready and /metrics, plus worker_slot")
+    http_token: str = setting(
+        "", "token (Authorization: Bearer) for HTTP methods other than GET and HEAD; empty: all refused", secret=True
+    )
 
     security_protocol: SecurityProtocol = setting("PLAINTEXT", "as in librdkafka's security.protocol")
     sasl_mechanism: SaslMechanism = setting("PLAIN", "as in librdkafka's sasl.mechanism")
@@ -117,8 +132,29 @@ class Settings:
             raise SettingsError(
                 f"sasl_username is set but security_protocol={self.security_protocol}; use SASL_SSL or SASL_PLAINTEXT"
             )
-        if not self.application_id.strip():
-            raise SettingsError("application_id is empty; name the consumer group")
+        if bool(self.ssl_certificate_location) != bool(self.ssl_key_location):
+            raise SettingsError("ssl_certificate_location and ssl_key_location go together; set both or neither")
+        if not self.security_protocol.endswith("SSL"):
+            for name in ("ssl_ca_location", "ssl_certificate_location", "ssl_key_password"):
+                if getattr(self, name):
+                    raise SettingsError(
+                        f"{name} is set but security_protocol={self.security_protocol}; use SSL or SASL_SSL"
+                    )
+        if not self.security_protocol.endswith("SSL"):
+            for key in ("ssl_ca_location", "ssl_certificate_location", "ssl_key_location", "ssl_key_password"):
+                if getattr(self, key):
+                    raise SettingsError(
+                        f"{key} is set but security_protocol={self.security_protocol}; use SSL or SASL_SSL"
+                    )
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,200}", self.application_id):
+            raise SettingsError(
+                f"application_id={self.application_id!r}: expected 1 to 200 letters, digits, dots, dashes or underscores, "
+                "since topics and transactional ids begin with it"
+            )
+        if self.http_port + (self.worker_slot or 0) > 65_535:
+            raise SettingsError(
+                f"http_port={self.http_port} plus worker_slot={self.worker_slot} exceeds 65535; lower http_port"
+            )
 
     @property
     def group_instance_id(self) -> str | None:
@@ -168,6 +204,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("wait_ms_max", 0.0, 1_000.0),
     ("inline_records_max", 0, 65_536),
     ("queue_records_max", 1, 1_000_000),
+    ("queue_bytes_max", 1_048_576, 17_179_869_184),
     ("fetch_records_max", 1, 100_000),
     ("fetch_wait_ms_max", 0, 1_000),
     ("commit_interval_ms", 10, 60_000),
@@ -177,6 +214,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("session_timeout_s", 6.0, 300.0),
     ("record_bytes_max", 1_024, 16_777_216),
     ("event_time_ahead_s_max", 0, 315_360_000),
+    ("duplicates_horizon_h", 0.001, 8_760.0),
     ("review_threshold", 0.0, 1.0),
     ("decline_threshold", 0.0, 1.0),
     ("reasons_max", 0, 50),
@@ -204,8 +242,14 @@ def load_settings(path: str | Path | None = None, env: Mapping[str, str] = os.en
             values[key] = _convert(f"{path}: {key}", key, value, hints, strict=True)
     for name, text in env.items():
         key = name.removeprefix("STREAMS_").lower()
-        if name.startswith("STREAMS_") and key in hints and text != "":
-            values[key] = _convert(name, key, text, hints, strict=False)
+        if not name.startswith("STREAMS_") or name in _NOT_KEYS or text == "":
+            continue
+        if key not in hints:
+            close = difflib.get_close_matches(key, hints, 1)
+            hint = f"did you mean STREAMS_{close[0].upper()}?" if close else "`streams settings` lists them all"
+            logger.warning("%s: no such setting, it is not read; %s", name, hint)
+            continue
+        values[key] = _convert(name, key, text, hints, strict=False)
     for key, value in overrides.items():
         values[key] = _convert(key, key, value, hints, strict=True)
     try:
@@ -240,4 +284,6 @@ def _expected(hint: Any) -> str:
     return getattr(hint, "__name__", None) or str(hint).replace("None", "nothing")
 
 
+# Variables of this name that are no settings: the file's path, and what the tests read.
+_NOT_KEYS = frozenset({"STREAMS_CONFIG", "STREAMS_TEST_BOOTSTRAP_SERVERS"})
 _SECRETS = frozenset(f.name for f in fields(Settings) if f.metadata["secret"])

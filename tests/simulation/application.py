@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
+from aiokafka.errors import CommitFailedError
+from aiokafka.structs import OffsetAndMetadata
 from faust.types import TP
 from faust.utils.tracing import noop_span
 
@@ -18,10 +20,11 @@ from streams.errors import StreamsError
 from streams.metrics import Metrics
 from streams.scoring import Device
 from streams.state import StateTable
-from streams.transport.consumer import Consumer, NoReadOffset, RecordSpan
+from streams.transport.consumer import Consumer, NoReadOffset
+from streams.transport.flow import Flow
 from streams.transport.ownership import fence
 from streams.transport.reader import LogReader
-from streams.transport.record_batch import Fetch
+from streams.transport.record_batch import Fetch, RecordSpan
 from streams.transport.state_writer import StateWriter
 from streams.worker import Worker
 from tests.simulation.broker import Broker, Entry, Place, Refused
@@ -60,14 +63,16 @@ class Options:
     batch_records_max: int = 2048
     wait_ms_max: float = 0.0
     fetch_records_max: int = 1000
+    fetch_wait_ms_max: int = 2
     queue_records_max: int = 16_384
+    queue_bytes_max: int = 67_108_864
     commit_interval_ms: int = 50
     checkpoint_interval_s: float = 0.4
     drain_s_max: float = 1.0
     application_id: str = GROUP
 
 
-class Application:
+class Application(Flow):
     """As `streams.application.Application`: what Faust does around the worker.
 
     Args:
@@ -81,7 +86,8 @@ class Application:
     def __init__(
         self, name: str, instance: str | None, options: Options, broker: Broker, oracle: Oracle, ended: Callable[[], None]
     ) -> None:
-        self.name, self.instance, self.options, self.broker, self.oracle = name, instance, options, broker, oracle
+        self.name, self.instance, self.broker, self.oracle = name, instance, broker, oracle
+        self.settings = self.options = options  # type: ignore[assignment]
         self.process = Process(name)
         self._ended = ended
         self.consumer_generation_id = -1
@@ -214,7 +220,7 @@ class Application:
         self._clear_queue()
         consumer.resume_flow()
 
-    async def take_over(self, partitions: list[TP]) -> None:
+    async def take_over(self, partitions: Sequence[TP]) -> None:
         await self.worker.take_over(partitions)
 
     async def drain(self, deadline: float) -> None:
@@ -279,8 +285,9 @@ class SimulatedConsumer(Consumer):
         self._room, self.taken_over = asyncio.Event(), asyncio.Event()
         self.can_resume_flow, self.suspend_flow = asyncio.Event(), asyncio.Event()
         self.flow_active = False
+        self._flow, self._bytes_in_flight = app, {}
         self.fetch_records_max = app.options.fetch_records_max
-        self.queue_records_max = app.options.queue_records_max
+        self.queue_records_max, self.queue_bytes_max = app.options.queue_records_max, app.options.queue_bytes_max
         self.drain_s_max = app.options.drain_s_max
         self.transactional = app.options.guarantee == "exactly_once"
 
@@ -294,14 +301,14 @@ class Membership:
     def __init__(self, app: Application, consumer: SimulatedConsumer, loop: Loop) -> None:
         self._app, self._consumer, self._loop = app, consumer, loop
         self._broker = app.broker
-        self._coordinator = self
         self.member_id, self.generation = "", -1
         self._assigned: set[TP] = set()
         self._positions: dict[TP, int] = {}
         self._rejoin = asyncio.Event()
 
-    def _ensure_consumer(self) -> Membership:
-        return self
+    def _ensure_consumer(self) -> Any:
+        """Return what stands for the AIOKafkaConsumer."""
+        return SimpleNamespace(_coordinator=self, commit=self._commit_with_metadata)
 
     def assignment(self) -> set[TP]:
         return self._assigned
@@ -426,10 +433,18 @@ class Membership:
         return offsets
 
     async def commit(self, offsets: Mapping[TP, int]) -> bool:
-        wanted = {(INPUT, tp.partition): offset for tp, offset in offsets.items()}
+        """As the driver's `commit`, of Faust's offsets."""
+        try:
+            await self._commit_with_metadata({tp: OffsetAndMetadata(offset, "") for tp, offset in offsets.items()})
+        except CommitFailedError:
+            return False
+        return True
+
+    async def _commit_with_metadata(self, offsets: Mapping[Any, OffsetAndMetadata]) -> None:
+        """As AIOKafkaConsumer's `commit`."""
+        wanted = {(INPUT, tp.partition): (each.offset, each.metadata) for tp, each in offsets.items()}
         member, generation = self.member_id, self.generation
         try:
             await self._ask(lambda: self._broker.commit_offsets(wanted, generation, member, self._app.instance))
-        except Refused:
-            return False
-        return True
+        except Refused as exc:
+            raise CommitFailedError(exc.name) from exc

@@ -293,12 +293,14 @@ class Broker:
         if generation != self.generation:
             raise Refused("ILLEGAL_GENERATION")
 
-    def commit_offsets(self, offsets: Mapping[Place, int], generation: int, member: str, instance: str | None) -> None:
+    def commit_offsets(
+        self, offsets: Mapping[Place, tuple[int, str]], generation: int, member: str, instance: str | None
+    ) -> None:
         self._check_member(member, instance, generation)
-        for place, offset in offsets.items():
+        for place, (offset, metadata) in offsets.items():
             self._order += 1
             self._observer.offset_committed(place, offset)
-            self._set_offset(place, (offset, "", self._order))
+            self._set_offset(place, (offset, metadata, self._order))
 
     def fetch_offsets(self, places: list[Place], stable: bool) -> dict[Place, tuple[int, str] | Refused]:
         """Return the committed offset, -1001 where there is none, and metadata of each partition."""

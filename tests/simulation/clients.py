@@ -26,6 +26,7 @@ import streams.state
 import streams.transport.consumer
 import streams.transport.ownership
 import streams.transport.producer
+import streams.transport.record_batch
 import streams.transport.reader
 import streams.transport.state_writer
 import streams.transport.transactions
@@ -441,7 +442,7 @@ def simulated_world() -> Iterator[pytest.MonkeyPatch]:
         for module in (transport.reader, transport.ownership):
             patch.setattr(module, "AdminClient", AdminClient)
         for module in (
-            transport.consumer, transport.producer, transport.state_writer, transport.ownership, transport.reader,
+            transport.consumer, transport.record_batch, transport.producer, transport.state_writer, transport.ownership, transport.reader,
             transport.transactions, streams.checkpointer, streams.scoring, streams.state, streams.worker,
         ):  # fmt: skip
             patch.setattr(module, "time", Clock)

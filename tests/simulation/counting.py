@@ -16,7 +16,7 @@ class CountHistory:
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
-        self.watermark = 0
+        self.watermarks = [0]
         self._dirty: set[str] = set()
 
     def add(self, value: bytes) -> int:
@@ -28,7 +28,7 @@ class CountHistory:
             del self.counts[key]
         else:
             self.counts[key] = count
-        self.watermark += 1
+        self.watermarks = [self.watermarks[0] + 1]
         return count
 
     def freeze(self, dirty_only: bool) -> Iterable[tuple[bytes, bytes | None]]:

@@ -179,6 +179,7 @@ class Worker:
             self._name,
             Ownership(config, self.settings.application_id, self._name),
             self.settings.commit_interval_ms / 1000.0,
+            lambda offsets, owner: self._consumer().claim(offsets, owner),
             lambda offsets: self._consumer().committed_by_transaction(offsets),
             self.stop_with,
             self._loop,

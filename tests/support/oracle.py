@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,22 +18,31 @@ NOW_MS = 4_000_000_000_000
 
 
 class FraudOracle:
-    """Scores and final state of payments in the order of each partition, all labels known to whom they are due."""
+    """Scores and final state of payments in the order of each partition, all labels known to whom they are due.
 
-    def __init__(self, transactions: Sequence[Any], labels: Sequence[Any] = ()) -> None:
-        terminals, runner, limits = TerminalHistory(), FraudRunner.load(device="cpu"), Limits()
+    Attributes:
+        scores: transaction_id -> score.
+        places: transaction_id -> (partition, offset) of the input.
+        digests: partition -> digest of the card state after its last record.
+    """
+
+    def __init__(self, transactions: Sequence[Any], labels: Sequence[Any] = (), artifact: Path | str = "") -> None:
+        terminals, runner, limits = TerminalHistory(), FraudRunner.load(artifact, device="cpu"), Limits()
         known = decode_labels([m.value() for m in labels], now_ms=NOW_MS, limits=limits)
         terminals.add(known.terminal_ids, known.event_times, known.is_fraud)
         self.scores: dict[str, float] = {}
+        self.places: dict[str, tuple[int, int]] = {}
         self.digests: dict[int, str] = {}
         for number in sorted({m.partition() for m in transactions}):
             cards = CardHistory()
-            values = [m.value() for m in transactions if m.partition() == number]
-            payments = decode_transactions(values, now_ms=NOW_MS, limits=limits)
+            messages = [m for m in transactions if m.partition() == number]
+            payments = decode_transactions([m.value() for m in messages], now_ms=NOW_MS, limits=limits)
             features = PaymentFeatures(cards, terminals).build(
                 payments.card_ids, payments.terminal_ids, payments.event_times, payments.amounts
             )
             self.scores |= dict(zip(payments.transaction_ids, runner.score(features).tolist(), strict=True))
+            for transaction_id, position in zip(payments.transaction_ids, payments.accepted.tolist(), strict=True):
+                self.places.setdefault(transaction_id, (number, messages[position].offset()))
             self.digests[number] = cards.digest()
 
 

@@ -34,6 +34,7 @@ from streams.topics import TRANSACTIONS
 from streams.transport import consumer, producer, state_writer, transactions
 
 SLOW_S_MIN = 0.2
+HELD = "the slow head is being decided"  # in the worker's log
 
 
 def sabotage(faults: Sequence[str]) -> None:
@@ -150,6 +151,7 @@ def raise_on_culprit(amount: str) -> None:
 def slow_head(seconds: str, transaction_id: str) -> None:
     def wait(_job: FraudJob, _batches: Any, payments: Sequence[Any]) -> None:
         if any(transaction_id in columns.transaction_ids for columns in payments):
+            print(HELD, flush=True)
             time.sleep(float(seconds))
 
     before(FraudJob, "run", wait)

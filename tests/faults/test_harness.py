@@ -32,7 +32,7 @@ def model_raises_once(trial: Trial, defect: tuple[str, ...]) -> Verdict:
 def killed_with_records_in_flight(trial: Trial, defect: tuple[str, ...]) -> Verdict:
     """Everything is there at the start, small micro-batches take it up; kill -9 just after a commit."""
     trial.load(trial.produce_labels(RECORDS)).finish()
-    trial.supervise(0, "slow:2:60", *defect, "exit:after-commit:1")
+    trial.supervise(0, "exit:after-commit:1", lasting=("slow:2:60", *defect))
     return trial.verdict(40, faults=1)
 
 
@@ -61,7 +61,7 @@ def output_refused_for_a_while(trial: Trial, defect: tuple[str, ...]) -> Verdict
 def killed_before_a_commit(trial: Trial, defect: tuple[str, ...]) -> Verdict:
     """kill -9 when outputs and offsets are sent and the transaction is about to commit."""
     trial.load(trial.produce_labels(RECORDS)).finish()
-    trial.supervise(0, *defect, "exit:before-commit:1")
+    trial.supervise(0, "exit:before-commit:1", lasting=defect)
     return trial.verdict(40, faults=1)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -46,6 +47,7 @@ class Load(threading.Thread):
     ) -> None:
         super().__init__(name="load", daemon=True)
         self._records, self._rate, self._transaction = records, rate, transaction
+        self._stopped = threading.Event()
         self.confirmed: dict[str, Confirmed] = {}
         self.refused: list[str] = []
         self._producer = Producer(
@@ -75,6 +77,8 @@ class Load(threading.Thread):
     def _send_all(self) -> None:
         began = time.monotonic()
         for number, record in enumerate(self._records):
+            if self._stopped.is_set():
+                return
             if self._rate:
                 while (early := began + number / self._rate - time.monotonic()) > 0:
                     self._producer.poll(min(early, 0.02))
@@ -99,8 +103,12 @@ class Load(threading.Thread):
                 self._producer.poll(0.05)
         self._producer.poll(0)
 
+    def stop(self) -> None:
+        """Send no more of the records."""
+        self._stopped.set()
+
     def finish(self, seconds_max: float = 300.0) -> dict[str, Confirmed]:
-        """Return what was confirmed, once that is everything."""
+        """Return what was confirmed, once that is everything that was to be sent."""
         self.join(seconds_max)
         assert not self.is_alive() and not self.refused, f"{len(self.refused)} inputs refused: {self.refused[:3]}"
         return self.confirmed
@@ -208,14 +216,14 @@ class Trial(Bench):
         """Keep a worker running in a slot, as systemd or Kubernetes would.
 
         Args:
-            faults: of the first worker alone.
+            faults: one for the first worker, one for the second, ...; those after have none.
             lasting: of every worker.
             real: start new interpreters, as a user would, instead of forking.
         """
-        of_the_first = iter([faults])
+        left = iter(faults)
 
         def start() -> WorkerProcess:
-            return self.start(slot) if real else self.fork(slot, *lasting, *next(of_the_first, ()))
+            return self.start(slot) if real else self.fork(slot, *lasting, *itertools.islice(left, 1))
 
         supervised = Supervised(start)
         self._supervised.append(supervised)
@@ -263,6 +271,24 @@ class Trial(Bench):
                 for number in group.list_topics(TRANSACTIONS.name, 10).topics[TRANSACTIONS.name].partitions
             ]
             return {tp.partition: max(0, tp.offset) for tp in group.committed(asked, 30)}
+
+    def assert_committed_is_decided(self) -> None:
+        """Check that no committed offset has passed an input whose decision cannot be read."""
+        committed = self.committed()
+        passed = {name for name, each in self.confirmed.items() if each.offset < committed[each.partition]}
+        poll_until(lambda: passed <= self.tail.ids, 15, "a decision of every input below the committed offsets")
+
+    def latencies(self, names: Iterable[str] | None = None, partitions: Iterable[int] = range(1_000)) -> list[float]:
+        """Return the seconds from an input's confirmation to the reader's first sight of its decision."""
+        confirmed, wanted = self.confirmed, None if names is None else set(names)
+        first: dict[str, float] = {}
+        for each in list(self.tail.seen):
+            first.setdefault(each.input_id, each.at)
+        return [
+            max(0.0, first[name] - each.at)
+            for name, each in confirmed.items()
+            if name in first and (wanted is None or name in wanted) and each.partition in partitions
+        ]
 
     # ---- verdict
 

@@ -248,6 +248,16 @@ class Slates(NamedTuple):
     scores: Float32
     strategies: list[str]
 
+    @classmethod
+    def joined(cls, parts: Sequence[Slates]) -> Slates:
+        """Return the rows of all parts in order."""
+        if len(parts) == 1:
+            return parts[0]
+        items = np.concatenate([each.items for each in parts] or [np.empty((0, 0), np.int32)])
+        scores = np.concatenate([each.scores for each in parts] or [np.empty((0, 0), np.float32)])
+        ids = [row for each in parts for row in each.ids]
+        return cls(items, ids, scores, [strategy for each in parts for strategy in each.strategies])
+
 
 class RecommenderRunner:
     """The recommender, frozen; arguments and errors as for `FraudRunner`."""

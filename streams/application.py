@@ -20,6 +20,7 @@ from streams.agents.labels import labels_agent
 from streams.agents.recommendations import recommendations_agent
 from streams.settings import Settings, load_settings
 from streams.topics import Topic
+from streams.transport.flow import Flow
 from streams.transport.record_batch import BatchSchema
 from streams.worker import Worker
 
@@ -29,13 +30,13 @@ logger = logging.getLogger(__name__)
 TRANSPORTS.aliases.setdefault("streams", "streams.transport:Transport")
 
 
-class Application(faust.App):
+class Application(Flow, faust.App):
     """Faust's App with a `Worker` beside it, started before and stopped after the agents."""
 
     settings: Settings
     worker: Worker
     started_worker: Worker | None = None  # the same, once it has everything it needs
-    _starting: asyncio.Future[None]
+    _starting: asyncio.Future[None] | None = None
     _watched: Sequence[asyncio.Future[None]] = ()
 
     def batched(self, topic: Topic) -> Any:
@@ -79,13 +80,13 @@ class Application(faust.App):
 
     async def on_shutdown(self) -> None:
         await super().on_shutdown()
-        worker = getattr(self, "worker", None)
-        if worker is not None:
-            worker.ready = False
-            await asyncio.wait([self._starting])  # a worker that is told to stop while it starts
-            for task in self._watched:
-                task.cancel()
-            await asyncio.get_running_loop().run_in_executor(None, worker.close)
+        if self._starting is None:
+            return
+        self.worker.ready = False
+        await asyncio.wait([self._starting])  # told to stop while it starts: what it has opened is known only then
+        for task in self._watched:
+            task.cancel()
+        await asyncio.get_running_loop().run_in_executor(None, self.worker.close)
 
 
 def create_app(settings: Settings | None = None) -> Application:

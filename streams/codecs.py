@@ -7,9 +7,9 @@ so that the others are still decided; a rejected record costs microseconds, neve
 import base64
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, Self, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -37,6 +37,7 @@ REJECTION_CODES: Final[dict[str, str]] = {
     "bad-time": "event_time is text but not RFC 3339 with an offset",
     "absurd-time": "event_time is before 2000 or too far in the future",
     "unknown-value": "a text is not one of the listed values",
+    "model-failed": "the model raises for this record, or scores no finite number",
 }
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -74,15 +75,37 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A record that will not be decided: its position in the batch, a code of REJECTION_CODES, a sentence."""
+    """A record that will not be decided: its position in the batch, a code of REJECTION_CODES, a sentence, where it failed."""
 
     position: int
     code: str
     message: str
+    stage: str = "decode"
+
+
+class Columns:
+    """Rows of a batch, one attribute a column; `accepted` and `rejected` are positions in the batch."""
+
+    __slots__ = ()
+    accepted: NDArray[np.int64]
+    rejected: list[Rejection]
+
+    def without(self, drop: NDArray[np.bool_], rejected: Sequence[Rejection] = ()) -> Self:
+        """Return the rows where `drop`, bool[n], is False, with `rejected` added to the rejections."""
+        if not drop.any():
+            return self
+        kept = np.flatnonzero(~drop)
+        places = kept.tolist()
+        columns: dict[str, Any] = {"rejected": [*self.rejected, *rejected]}
+        for each in fields(self):  # type: ignore[arg-type]
+            if each.name not in columns:
+                column = getattr(self, each.name)
+                columns[each.name] = column[kept] if isinstance(column, np.ndarray) else [column[p] for p in places]
+        return replace(self, **columns)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True, slots=True)
-class Transactions:
+class Transactions(Columns):
     """Accepted payments as columns of n rows, in log order. `accepted` are int64[n] positions in the batch."""
 
     accepted: NDArray[np.int64]
@@ -95,7 +118,7 @@ class Transactions:
 
 
 @dataclass(frozen=True, slots=True)
-class Clicks:
+class Clicks(Columns):
     """Accepted clicks as columns of n rows, in log order. `accepted` are int64[n] positions in the batch."""
 
     accepted: NDArray[np.int64]
@@ -108,7 +131,7 @@ class Clicks:
 
 
 @dataclass(frozen=True, slots=True)
-class Labels:
+class Labels(Columns):
     """Accepted labels as columns of n rows, in log order. `accepted` are int64[n] positions in the batch."""
 
     accepted: NDArray[np.int64]

@@ -21,6 +21,10 @@ class OutOfOrder(StreamsError):
     """Batches of a partition are not contiguous: going on would lose or repeat records."""
 
 
+class ModelFailed(StreamsError):
+    """The model raises, or scores no number, for whatever it is given."""
+
+
 class Standstill(StreamsError):
     """A partition has records that the worker does not get done."""
 

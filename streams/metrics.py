@@ -28,6 +28,8 @@ class Metrics:
         self.records = Counter("records_total", "Input records taken into a micro-batch", ["job"], **common)
         # Input records refused by validation, by topic and code; each becomes one dead letter.
         self.rejected = Counter("rejected_total", "Input records sent to dead-letters", ["topic", "code"], **common)
+        # Input records that came before within the horizon, and are not decided again, by topic.
+        self.duplicates = Counter("duplicates_total", "Duplicate input records, decided once", ["topic"], **common)
         # Decisions by outcome: approve, review, decline.
         self.decisions = Counter("fraud_decisions_total", "Fraud decisions", ["decision"], **common)
         # Slates by strategy: sequence, neighbours, popular.

@@ -73,7 +73,7 @@ class Publisher:
         partition = batch.tp.partition if batch.tp.partition < self._partitions[topic.name] else -1
         return Outputs(topic.name, values, keys, partition)
 
-    def dead_letters(self, batch: RecordBatch, rejected: Sequence[Rejection], stage: str) -> Outputs:
+    def dead_letters(self, batch: RecordBatch, rejected: Sequence[Rejection]) -> Outputs:
         """Return the dead letters of a batch: place, reason, and the original bytes."""
         values = [
             encode_dead_letter(
@@ -82,7 +82,7 @@ class Publisher:
                 offset=batch.offsets[each.position],
                 key=batch.keys[each.position],
                 value=batch.values[each.position],
-                stage=stage,
+                stage=each.stage,
                 code=each.code,
                 message=each.message,
             )

@@ -45,7 +45,7 @@ class Settings:
     guarantee: Guarantee = setting("exactly_once", "delivery guarantee of decisions")
     state_dir: str = setting(_state_dir, "folder of the embedded broker and of Faust's own files")
     worker_slot: int | None = setting(
-        None, "small number, stable for a worker: static membership, port offset, log names"
+        None, "small number, stable for a worker: static membership, transactional id, port offset"
     )
     partitions: int = setting(4, "partitions of each topic when it is created")
     replication_factor: int = setting(1, "replicas of each topic when it is created")
@@ -61,7 +61,10 @@ class Settings:
     inline_records_max: int = setting(
         256, "micro-batches up to this size run on the event loop, larger ones on the device thread"
     )
-    queue_records_max: int = setting(16_384, "records waiting for the device before fetching pauses")
+    queue_records_max: int = setting(
+        16_384, "records of a topic delivered and not yet confirmed before fetching pauses"
+    )
+    queue_bytes_max: int = setting(67_108_864, "bytes of these records before fetching pauses")
     fetch_records_max: int = setting(1_000, "records of one partition handed on as one message")
     fetch_wait_ms_max: int = setting(2, "while records flow, how long the broker may collect them for one fetch")
     commit_interval_ms: int = setting(100, "time between offset commits")
@@ -72,6 +75,10 @@ class Settings:
 
     record_bytes_max: int = setting(65_536, "size of an input record's value; larger ones become dead letters")
     event_time_ahead_s_max: int = setting(86_400, "how far event_time may lie in the future")
+
+    duplicates_horizon_h: float = setting(
+        24.0, "hours for which an id is remembered, so that a repeated record is decided once"
+    )
 
     review_threshold: float | None = setting(None, "score from which a payment is reviewed; unset: the artifact's")
     decline_threshold: float | None = setting(None, "score from which a payment is declined; unset: the artifact's")
@@ -168,6 +175,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("wait_ms_max", 0.0, 1_000.0),
     ("inline_records_max", 0, 65_536),
     ("queue_records_max", 1, 1_000_000),
+    ("queue_bytes_max", 1_048_576, 17_179_869_184),
     ("fetch_records_max", 1, 100_000),
     ("fetch_wait_ms_max", 0, 1_000),
     ("commit_interval_ms", 10, 60_000),
@@ -177,6 +185,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("session_timeout_s", 6.0, 300.0),
     ("record_bytes_max", 1_024, 16_777_216),
     ("event_time_ahead_s_max", 0, 315_360_000),
+    ("duplicates_horizon_h", 0.001, 8_760.0),
     ("review_threshold", 0.0, 1.0),
     ("decline_threshold", 0.0, 1.0),
     ("reasons_max", 0, 50),

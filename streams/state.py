@@ -31,9 +31,9 @@ Row = tuple[bytes, bytes | None]
 
 
 class History(Protocol):
-    """Keyed state of one partition (`CardHistory`, `SessionHistory`)."""
+    """Keyed state of one partition (`HistoryGroup`)."""
 
-    watermark: Any
+    watermarks: Any
 
     def freeze(self, dirty_only: bool) -> Iterable[Row]: ...
 
@@ -48,7 +48,7 @@ class Marker(msgspec.Struct, frozen=True):
 
     layout: str
     position: int
-    watermark: int
+    watermarks: list[int]
 
 
 @dataclass(slots=True)
@@ -139,10 +139,10 @@ class StateTable(Generic[H]):
         stale: frozenset[bytes] = frozenset()
         if marker is None or marker.layout != self._layout or marker.position > stop:
             # No checkpoint, or of another layout, or the group was set back before it: the log is the only truth.
-            stale, rows, marker = frozenset(rows), {}, Marker(self._layout, 0, 0)
+            stale, rows, marker = frozenset(rows), {}, Marker(self._layout, 0, [])
         history = self._new_history()
         if rows:
-            history.watermark = marker.watermark
+            history.watermarks = marker.watermarks
             self._load(history, rows, number)
         for messages in self._reader.read(self.source, number, marker.position, stop):
             self._replay(history, [m.value() for m in messages], [m.timestamp()[1] for m in messages])
@@ -194,7 +194,7 @@ class StateTable(Generic[H]):
         if part is None or part.in_use:
             return None
         frozen = part.history.freeze(not part.whole)
-        marker = Marker(self._layout, part.position, int(part.history.watermark))
+        marker = Marker(self._layout, part.position, part.history.watermarks)
         snapshot = Snapshot(number, part.position, marker, part.stale, frozen)
         part.checkpointed, part.whole, part.stale = part.position, False, frozenset()
         return snapshot

@@ -17,13 +17,11 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 from faust.types import TP
 
-from models.features import payments, sessions
-from models.features.cards import CardHistory
-from models.features.sessions import SessionHistory
+from models.features import payments, seen, sessions
 from models.runner import FraudRunner, RecommenderRunner
-from streams.agents.fraud import CardReplay, FraudJob
+from streams.agents.fraud import CardReplay, CardState, FraudJob
 from streams.agents.labels import LabelJob, LabelReplay
-from streams.agents.recommendations import RecommendationJob, SessionReplay
+from streams.agents.recommendations import RecommendationJob, SessionReplay, SessionState
 from streams.checkpointer import Checkpointer
 from streams.codecs import Limits, decode_transactions
 from streams.errors import KafkaUnavailable, Standstill
@@ -99,17 +97,20 @@ class Worker:
         self._producer = self._outputs(config)
         self._closing.callback(self._close_producer)
         publisher = Publisher(self._producer)
+        horizon = int(settings.duplicates_horizon_h * 3_600_000)
         limits = Limits(settings.record_bytes_max, settings.event_time_ahead_s_max * 1000)
         self._state_reader, ends_reader, label_reader = (LogReader(config, settings.application_id) for _ in range(3))
         self._ends_reader = LogReader(config, settings.application_id)
         for reader in (self._state_reader, self._ends_reader, ends_reader):
             self._closing.callback(reader.close)
-        self._cards = self._table("card-state", TRANSACTIONS, "cards/1", CardHistory, CardReplay(limits))
+        self._cards = self._table(
+            "card-state", TRANSACTIONS, "cards/2", partial(CardState, horizon), CardReplay(limits)
+        )
         self._sessions = self._table(
             "session-state",
             CLICKSTREAM,
-            f"sessions/1/{recommender.version}",
-            partial(SessionHistory, recommender.length),
+            f"sessions/2/{recommender.version}",
+            partial(SessionState, recommender.length, horizon),
             SessionReplay(recommender, limits),
         )
         self._tables: dict[str, StateTable[Any]] = {"cards": self._cards, "sessions": self._sessions}
@@ -254,7 +255,7 @@ class Worker:
 
         What aiokafka or a broker has quietly stopped to bring shows in the log's end alone, so that is asked of the broker.
         """
-        watchdog = Watchdog()
+        watchdog: Watchdog[TP] = Watchdog()
         while True:
             await asyncio.sleep(WATCH_S)
             try:
@@ -324,4 +325,5 @@ def warm_up_kernels() -> None:
     """Compile what decodes and builds features, or load it from the cache, before the first record waits for it."""
     payments.warm_up()
     sessions.warm_up()
+    seen.warm_up()
     decode_transactions([b"{}"], now_ms=0, limits=Limits())

@@ -159,6 +159,61 @@ class KeyedHistory:
         return total.hexdigest()
 
 
+class HistoryGroup:
+    """Histories of one partition that are kept, checkpointed and restored as one; rows carry the place of theirs.
+
+    Args:
+        members: at most 10; their order is part of what a row means.
+    """
+
+    def __init__(self, *members: KeyedHistory) -> None:
+        assert len(members) <= 10
+        self._members = members
+
+    @property
+    def watermarks(self) -> list[int]:
+        """The watermark of each member."""
+        return [int(member.watermark) for member in self._members]
+
+    @watermarks.setter
+    def watermarks(self, values: Sequence[int]) -> None:
+        for member, value in zip(self._members, values, strict=True):
+            member.watermark = value
+
+    def freeze(self, dirty_only: bool) -> Iterator[Pair]:
+        """Do `KeyedHistory.freeze` for all members now; iterate for the rows."""
+        frozen = [member.freeze(dirty_only) for member in self._members]
+
+        def rows() -> Iterator[Pair]:
+            for place, snapshot in enumerate(frozen):
+                prefix = b"%d" % place
+                for key, payload in snapshot:
+                    yield prefix + key, payload
+
+        return rows()
+
+    def load_many(self, pairs: Iterable[Pair]) -> None:
+        """Do `KeyedHistory.load_many` with each member's rows.
+
+        Raises:
+            StateError: a payload is damaged, or a row belongs to no member.
+        """
+        parts: list[list[Pair]] = [[] for _ in self._members]
+        for key, payload in pairs:
+            place = int(key[:1]) if key[:1].isdigit() else len(parts)
+            if place >= len(parts):
+                raise StateError(
+                    f"row {key!r}: expected a place below {len(parts)}; rebuild the state from the source topic"
+                )
+            parts[place].append((key[1:], payload))
+        for member, part in zip(self._members, parts, strict=True):
+            member.load_many(part)
+
+    def digest(self) -> str:
+        """Return the SHA-256 over the members' digests."""
+        return hashlib.sha256("".join(member.digest() for member in self._members).encode()).hexdigest()
+
+
 def column(values: npt.ArrayLike, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Return `values` as the kernels were compiled for: contiguous and writable, copied only where they are not."""
     return np.require(values, dtype, ("C", "W"))

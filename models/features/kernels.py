@@ -433,6 +433,35 @@ def update_sessions(begin, rows, items, event_time, meta, times, values, heap, d
 
 
 @compiled
+def mark_duplicates(begin, rows, time, hashes, meta, times, values, heap, dirty, watermark, kept, events_max, out):
+    """Insert identities begin.. in order and mark those that were there; stop where the arena is full.
+
+    Returns:
+        (records done, watermark).
+    """
+    guard = np.int64(0)
+    for k in range(begin, rows.size):
+        if (k - begin) % TOUCH_RECORDS == 0:
+            guard += touch(rows, k, meta, times, values)
+        t, identity, row = time[k], hashes[k], rows[k]
+        mark = max(watermark, t)
+        oldest = mark - kept
+        first = meta[row, START] + max(meta[row, LENGTH] - events_max, 0)
+        slot = meta[row, START] + meta[row, LENGTH] - 1
+        while slot >= first and times[slot] > oldest and values[slot] != identity:
+            slot -= 1
+        if slot >= first and times[slot] > oldest:
+            out[k] = True
+        elif t > oldest:
+            if insert(meta, row, t, identity, oldest, events_max, times, values, heap) < 0:
+                return k, watermark
+            dirty[row] = 1
+        watermark = mark
+    heap[GUARD] = guard
+    return rows.size, watermark
+
+
+@compiled
 def payment_columns(event_time, amount, sine, cosine, out, column):
     """Write what a payment tells by itself; `sine` and `cosine` hold the daily circle by minute."""
     for k in range(event_time.size):

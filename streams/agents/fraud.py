@@ -11,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.features.cards import CardHistory
+from models.features.history import HistoryGroup
 from models.features.payments import FRAUD_FEATURES, PaymentFeatures
+from models.features.seen import SeenRecords
 from models.runner import FraudRunner
 from streams.codecs import Limits, Transactions, decode_transactions
+from streams.isolation import Isolation, set_aside
 from streams.label_log import LabelLog
 from streams.metrics import Metrics
 from streams.policy import APPROVE, DECISIONS, Thresholds, confidence
@@ -37,15 +40,33 @@ def fraud_agent(app: Application) -> None:
             app.worker.fraud.submit(fetch)
 
 
+class CardState(HistoryGroup):
+    """What a partition's payments leave behind: the history of each card, and which payments it has seen."""
+
+    def __init__(self, duplicates_horizon_ms: int) -> None:
+        self.cards, self.seen = CardHistory(), SeenRecords(duplicates_horizon_ms)
+        super().__init__(self.cards, self.seen)
+
+    def without_duplicates(self, payments: Transactions, timestamps: Sequence[int]) -> Transactions:
+        """Return the payments that were not seen before, each remembered now.
+
+        Args:
+            timestamps: of the records that the payments were decoded from, ms.
+        """
+        moments = np.array(timestamps, np.int64)[payments.accepted]
+        return payments.without(self.seen.duplicates(payments.card_ids, payments.transaction_ids, moments))
+
+
 class CardReplay:
-    """Applies payments to a card history without deciding them: how state is rebuilt from the log."""
+    """Applies payments to a partition's state without deciding them: how state is rebuilt from the log."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
 
-    def __call__(self, cards: CardHistory, values: list[bytes | None], timestamps: list[int]) -> None:
+    def __call__(self, state: CardState, values: list[bytes | None], timestamps: list[int]) -> None:
         payments = decode_transactions(values, now_ms=timestamps, limits=self._limits)
-        cards.update(payments.card_ids, payments.event_times, payments.amounts)
+        payments = state.without_duplicates(payments, timestamps)
+        state.cards.update(payments.card_ids, payments.event_times, payments.amounts)
 
 
 class FraudJob:
@@ -56,7 +77,7 @@ class FraudJob:
     def __init__(
         self,
         runner: FraudRunner,
-        cards: StateTable[CardHistory],
+        cards: StateTable[CardState],
         labels: LabelLog,
         thresholds: Thresholds,
         reasons_max: int,
@@ -68,6 +89,7 @@ class FraudJob:
         self._thresholds, self._reasons_max, self._limits = thresholds, reasons_max, limits
         self._publisher, self._metrics = publisher, metrics
         self._model = ModelName(runner.name, runner.version)
+        self._isolate = Isolation()
 
     def decode(self, batch: RecordBatch) -> Transactions:
         return decode_transactions(batch.values, now_ms=batch.timestamps, limits=self._limits)
@@ -79,12 +101,12 @@ class FraudJob:
     def run(self, batches: Sequence[RecordBatch], payments: Sequence[Transactions]) -> list[list[Outputs]]:
         """Return each batch's decisions and dead letters."""
         started = time.monotonic()
-        features = np.empty((sum(len(p.accepted) for p in payments), len(FRAUD_FEATURES)), np.float32)
-        end = 0
-        for batch, columns in zip(batches, payments, strict=True):
-            begin, end = end, end + len(columns.accepted)
-            self._build_features(batch, columns, features[begin:end])
-        scores = self._runner.score(features)
+        features, payments = self._build_features(batches, payments)
+        results, culprits = self._isolate(self._score, features)
+        if culprits:
+            payments = set_aside(payments, culprits)
+            features = np.delete(features, list(culprits), axis=0)
+        scores = np.concatenate([*results, np.empty(0, np.float32)])
         decisions = self._thresholds.decide(scores)
         reasons = self._reasons(features, decisions)
         sure = confidence(scores)
@@ -105,15 +127,36 @@ class FraudJob:
             self._metrics.decisions.labels(DECISIONS[decision]).inc(count)
         return outputs
 
-    def _build_features(self, batch: RecordBatch, columns: Transactions, out: NDArray[np.float32]) -> None:
-        cards = self._cards.at(batch)
-        if len(columns.accepted):
-            self._labels.wait_for(columns.event_times)
-            with self._labels.lock:
-                PaymentFeatures(cards, self._labels.history).build(
-                    columns.card_ids, columns.terminal_ids, columns.event_times, columns.amounts, out
-                )
-        self._cards.advance(batch)
+    def _build_features(
+        self, batches: Sequence[RecordBatch], payments: Sequence[Transactions]
+    ) -> tuple[NDArray[np.float32], list[Transactions]]:
+        """Return the features of the payments that are no repeats, float32[B, F], and those payments by batch."""
+        features = np.empty((sum(len(columns.accepted) for columns in payments), len(FRAUD_FEATURES)), np.float32)
+        fresh, end = [], 0
+        for batch, decoded in zip(batches, payments, strict=True):
+            state = self._cards.at(batch)
+            columns = state.without_duplicates(decoded, batch.timestamps)
+            begin, end = end, end + len(columns.accepted)
+            if end > begin:
+                self._labels.wait_for(columns.event_times)
+                with self._labels.lock:
+                    PaymentFeatures(state.cards, self._labels.history).build(
+                        columns.card_ids,
+                        columns.terminal_ids,
+                        columns.event_times,
+                        columns.amounts,
+                        features[begin:end],
+                    )
+            self._cards.advance(batch)
+            self._metrics.duplicates.labels(batch.tp.topic).inc(len(decoded.accepted) - len(columns.accepted))
+            fresh.append(columns)
+        return features[:end], fresh
+
+    def _score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        scores = self._runner.score(features)
+        if not np.isfinite(scores).all():
+            raise ArithmeticError("a score is not a finite number")
+        return scores
 
     def _reasons(self, features: NDArray[np.float32], decisions: NDArray[np.int64]) -> list[Reasons]:
         reasons: list[Reasons] = list(repeat([], len(decisions)))
@@ -127,7 +170,7 @@ class FraudJob:
         keys: list[bytes | None] = [card.encode() for card in columns.card_ids]
         outputs = [self._publisher.decisions(batch, DECISIONS_TOPIC, values, keys)]
         if columns.rejected:
-            outputs.append(self._publisher.dead_letters(batch, columns.rejected, "decode"))
+            outputs.append(self._publisher.dead_letters(batch, columns.rejected))
             for each in columns.rejected:
                 self._metrics.rejected.labels(batch.tp.topic, each.code).inc()
         return outputs

@@ -45,7 +45,7 @@ class LabelJob:
         outputs: list[list[Outputs]] = []
         for batch, columns in zip(batches, labels, strict=True):
             rejected = columns.rejected
-            outputs.append([self._publisher.dead_letters(batch, rejected, "decode")] if rejected else [])
+            outputs.append([self._publisher.dead_letters(batch, rejected)] if rejected else [])
             for each in rejected:
                 self._metrics.rejected.labels(batch.tp.topic, each.code).inc()
         return outputs

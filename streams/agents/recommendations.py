@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from models.features.history import HistoryGroup
+from models.features.seen import SeenRecords
 from models.features.sessions import SessionHistory
-from models.runner import RecommenderRunner
+from models.runner import RecommenderRunner, Slates
 from streams.codecs import Clicks, Limits, decode_clicks
+from streams.isolation import Isolation, set_aside
 from streams.metrics import Metrics
 from streams.publishing import ModelName, Publisher, Timing, encode_recommendations
 from streams.state import StateTable
@@ -33,15 +36,33 @@ def recommendations_agent(app: Application) -> None:
             app.worker.recommendations.submit(fetch)
 
 
+class SessionState(HistoryGroup):
+    """What a partition's clicks leave behind: the items of each session, and which clicks it has seen."""
+
+    def __init__(self, length: int, duplicates_horizon_ms: int) -> None:
+        self.sessions, self.seen = SessionHistory(length), SeenRecords(duplicates_horizon_ms)
+        super().__init__(self.sessions, self.seen)
+
+    def without_duplicates(self, clicks: Clicks, timestamps: Sequence[int]) -> Clicks:
+        """Return the clicks that were not seen before, each remembered now.
+
+        Args:
+            timestamps: of the records that the clicks were decoded from, ms.
+        """
+        moments = np.array(timestamps, np.int64)[clicks.accepted]
+        return clicks.without(self.seen.duplicates(clicks.session_ids, clicks.event_ids, moments))
+
+
 class SessionReplay:
-    """Applies clicks to a session history without answering them: how state is rebuilt from the log."""
+    """Applies clicks to a partition's state without answering them: how state is rebuilt from the log."""
 
     def __init__(self, runner: RecommenderRunner, limits: Limits) -> None:
         self._runner, self._limits = runner, limits
 
-    def __call__(self, sessions: SessionHistory, values: list[bytes | None], timestamps: list[int]) -> None:
+    def __call__(self, state: SessionState, values: list[bytes | None], timestamps: list[int]) -> None:
         clicks = decode_clicks(values, now_ms=timestamps, limits=self._limits)
-        sessions.update(clicks.session_ids, self._runner.item_index(clicks.item_ids), clicks.event_times)
+        clicks = state.without_duplicates(clicks, timestamps)
+        state.sessions.update(clicks.session_ids, self._runner.item_index(clicks.item_ids), clicks.event_times)
 
 
 class RecommendationJob:
@@ -52,7 +73,7 @@ class RecommendationJob:
     def __init__(
         self,
         runner: RecommenderRunner,
-        sessions: StateTable[SessionHistory],
+        sessions: StateTable[SessionState],
         top_k: int,
         limits: Limits,
         publisher: Publisher,
@@ -61,6 +82,7 @@ class RecommendationJob:
         self._runner, self._sessions, self._top_k, self._limits = runner, sessions, top_k, limits
         self._publisher, self._metrics = publisher, metrics
         self._model = ModelName(runner.name, runner.version)
+        self._isolate = Isolation()
 
     def decode(self, batch: RecordBatch) -> Clicks:
         return decode_clicks(batch.values, now_ms=batch.timestamps, limits=self._limits)
@@ -71,8 +93,11 @@ class RecommendationJob:
     def run(self, batches: Sequence[RecordBatch], clicks: Sequence[Clicks]) -> list[list[Outputs]]:
         """Return each batch's slates and dead letters."""
         started = time.monotonic()
-        sequences = [self._sequences(batch, columns) for batch, columns in zip(batches, clicks, strict=True)]
-        slates = self._runner.recommend(np.concatenate(sequences), self._top_k)
+        sequences, clicks = self._sequences(batches, clicks)
+        results, culprits = self._isolate(self._recommend, sequences)
+        if culprits:
+            clicks = set_aside(clicks, culprits)
+        slates = Slates.joined(results)
         scores = slates.scores.tolist()
         outputs, end = [], 0
         for batch, columns in zip(batches, clicks, strict=True):
@@ -90,18 +115,32 @@ class RecommendationJob:
             self._metrics.slates.labels(strategy).inc(count)
         return outputs
 
-    def _sequences(self, batch: RecordBatch, columns: Clicks) -> NDArray[np.int32]:
-        sessions = self._sessions.at(batch)
-        items = self._runner.item_index(columns.item_ids)
-        sequences = sessions.update(columns.session_ids, items, columns.event_times)
-        self._sessions.advance(batch)
-        return sequences
+    def _sequences(
+        self, batches: Sequence[RecordBatch], clicks: Sequence[Clicks]
+    ) -> tuple[NDArray[np.int32], list[Clicks]]:
+        """Return the latest items after each click that is no repeat, int32[B, T], and those clicks by batch."""
+        sequences, fresh = [], []
+        for batch, decoded in zip(batches, clicks, strict=True):
+            state = self._sessions.at(batch)
+            columns = state.without_duplicates(decoded, batch.timestamps)
+            items = self._runner.item_index(columns.item_ids)
+            sequences.append(state.sessions.update(columns.session_ids, items, columns.event_times))
+            self._sessions.advance(batch)
+            self._metrics.duplicates.labels(batch.tp.topic).inc(len(decoded.accepted) - len(columns.accepted))
+            fresh.append(columns)
+        return np.concatenate(sequences), fresh
+
+    def _recommend(self, sequences: NDArray[np.int32]) -> Slates:
+        slates = self._runner.recommend(sequences, self._top_k)
+        if not np.isfinite(slates.scores).all():
+            raise ArithmeticError("a score is not a finite number")
+        return slates
 
     def _outputs(self, batch: RecordBatch, columns: Clicks, values: list[bytes]) -> list[Outputs]:
         keys: list[bytes | None] = [session.encode() for session in columns.session_ids]
         outputs = [self._publisher.decisions(batch, RECOMMENDATIONS, values, keys)]
         if columns.rejected:
-            outputs.append(self._publisher.dead_letters(batch, columns.rejected, "decode"))
+            outputs.append(self._publisher.dead_letters(batch, columns.rejected))
             for each in columns.rejected:
                 self._metrics.rejected.labels(batch.tp.topic, each.code).inc()
         return outputs

@@ -18,7 +18,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchResult
-from aiokafka.errors import ConsumerStoppedError, CorruptRecordException
+from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, KafkaError
+from aiokafka.protocol.group import LeaveGroupRequest
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
 from mode.services import Service
@@ -26,7 +27,8 @@ from mode.utils.futures import maybe_async
 
 from streams.checkpoint import OffsetTracker
 from streams.errors import KafkaUnavailable, OutOfOrder
-from streams.transport.record_batch import BatchSchema, Fetch, RecordBatch
+from streams.transport.flow import Flow
+from streams.transport.record_batch import BatchSchema, Fetch, RecordBatch, RecordSpan
 from streams.transport.transactions import GroupMember
 
 if TYPE_CHECKING:
@@ -81,9 +83,6 @@ class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
 
     async def _leave_group(self) -> None:
         # aiokafka's static members never leave, and their partitions stay orphaned for the session timeout.
-        from aiokafka.errors import KafkaError
-        from aiokafka.protocol.group import LeaveGroupRequest
-
         coordinator = self._ensure_consumer()._coordinator
         if self.app.conf.consumer_group_instance_id and coordinator.member_id:
             try:
@@ -210,54 +209,10 @@ class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
         return span.close()
 
 
-class RecordSpan:
-    """Cuts the records of one fetch into contiguous batches of at most `records_max`."""
-
-    def __init__(self, tp: TP, first: int, generation: int, records_max: int) -> None:
-        self.tp, self.first, self.position = tp, first, first
-        self._generation, self._records_max, self._now = generation, records_max, time.monotonic()
-        self._done: list[RecordBatch] = []
-        self._open = self._new()
-
-    def _new(self) -> RecordBatch:
-        return RecordBatch(self.tp, self.position, self.position, [], [], [], [], [], self._generation, self._now)
-
-    def extend(self, records: Iterable[Any]) -> None:
-        """Append the records at or after the position."""
-        current, position = self._open, self.position
-        for record in records:
-            if record.offset < position:  # a compressed batch begins before the position that was asked for
-                continue
-            if len(current.offsets) == self._records_max:
-                self.position = current.next_offset = record.offset
-                self._done.append(current)
-                current = self._open = self._new()
-            current.offsets.append(record.offset)
-            current.keys.append(record.key)
-            current.values.append(record.value)
-            current.timestamps.append(record.timestamp)
-            current.headers.append(record.headers)
-
-    def pass_to(self, position: int) -> None:
-        """Move the position past a log batch, its holes included."""
-        self.position = self._open.next_offset = max(self.position, position)
-
-    def close(self) -> list[RecordBatch]:
-        """Return the batches; the last covers the trailing holes."""
-        if self._open.next_offset > self._open.first:
-            self._done.append(self._open)
-        return self._done
-
-
 class Consumer(driver.Consumer):
     """Faust's consumer with own offsets and batched topics."""
 
     logger = driver.logger
-    fetch_records_max = 1_000
-    fetch_wait_ms_max = 2
-    queue_records_max = 16_384
-    drain_s_max = 8.0
-    transactional = False  # offsets of batched topics are committed by the outputs' transactions, not here
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -268,15 +223,18 @@ class Consumer(driver.Consumer):
         self._expected: dict[TP, int] = {}
         self._begins: dict[TP, int] = {}  # committed offsets that the present assignment began with
         self.records_in_flight: dict[str, int] = {}
+        self._bytes_in_flight: dict[str, int] = {}
         self._room = asyncio.Event()
         self.taken_over = asyncio.Event()
-        settings = getattr(self.app, "settings", None)
-        if settings is not None:
-            self.fetch_records_max = settings.fetch_records_max
-            self.fetch_wait_ms_max = settings.fetch_wait_ms_max
-            self.queue_records_max = settings.queue_records_max
-            self.drain_s_max = settings.drain_s_max
-            self.transactional = settings.guarantee == "exactly_once"
+        self._flow = self.app if isinstance(self.app, Flow) else Flow()
+        settings = self._flow.settings
+        self.fetch_records_max = settings.fetch_records_max
+        self.fetch_wait_ms_max = settings.fetch_wait_ms_max
+        self.queue_records_max = settings.queue_records_max
+        self.queue_bytes_max = settings.queue_bytes_max
+        self.drain_s_max = settings.drain_s_max
+        # Offsets of batched topics are then committed by the outputs' transactions, not here.
+        self.transactional = settings.guarantee == "exactly_once"
 
     def _new_consumer_thread(self) -> ConsumerOnLoop:
         return ConsumerOnLoop(self, loop=self.loop, beacon=self.beacon)
@@ -297,6 +255,7 @@ class Consumer(driver.Consumer):
         """Return one `Fetch` for each batched topic, under its first partition; other records as upstream."""
         self._room.clear()
         full = {topic for topic, n in self.records_in_flight.items() if n >= self.queue_records_max}
+        full |= {topic for topic, n in self._bytes_in_flight.items() if n >= self.queue_bytes_max}
         wanted = {tp for tp in active_partitions or () if tp.topic not in full}
         # With a topic full, its room is what to wait for: other topics are only asked whether they have something.
         found = await self._thread.getmany(wanted, 0.0 if full else timeout) if wanted else {}
@@ -337,13 +296,18 @@ class Consumer(driver.Consumer):
                 )
             self._expected[batch.tp] = batch.next_offset
             self._tracker(batch.tp).deliver(batch.first, batch.next_offset)
-            self.records_in_flight[tp.topic] = self.records_in_flight.get(tp.topic, 0) + len(batch)
+            self._count(batch, 1)
         first = fetch[0]
         timestamp = first.timestamps[0] / 1000.0 if first.timestamps else 0.0
         return ConsumerMessage(
             tp.topic, tp.partition, first.first, timestamp, 0, (), None, fetch, None, 0, 0, tp,
             generation_id=first.generation,
         )  # fmt: skip
+
+    def _count(self, batch: RecordBatch, sign: int) -> None:
+        topic = batch.tp.topic
+        self.records_in_flight[topic] = self.records_in_flight.get(topic, 0) + sign * len(batch)
+        self._bytes_in_flight[topic] = self._bytes_in_flight.get(topic, 0) + sign * batch.value_bytes
 
     def _tracker(self, tp: TP) -> OffsetTracker:
         tracker = self._trackers.get(tp)
@@ -367,8 +331,7 @@ class Consumer(driver.Consumer):
         """Note that every output of a batch is confirmed by the broker. On the loop only."""
         if not self.is_current(batch):
             return
-        topic = batch.tp.topic
-        self.records_in_flight[topic] = self.records_in_flight.get(topic, 0) - len(batch)
+        self._count(batch, -1)
         self._room.set()
         self._tracker(batch.tp).confirm(batch.first, batch.next_offset)
 
@@ -448,16 +411,13 @@ class Consumer(driver.Consumer):
     async def wait_empty(self) -> None:
         """Let what has begun finish, within `drain_s_max`, and commit it. What has not begun is read again."""
         deadline = time.monotonic() + self.drain_s_max
-        drain, drained = getattr(self.app, "drain", None), getattr(self.app, "drained", None)
-        if drain is not None:
-            await drain(deadline)
+        await self._flow.drain(deadline)
         while self._unacked_messages and time.monotonic() < deadline:
             self._clean_unacked_messages()
             await asyncio.sleep(0.005)
         await self.maybe_wait_for_commit_to_finish()
         await self.commit()
-        if drained is not None:
-            await drained(deadline)
+        await self._flow.drained(deadline)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         await super().on_partitions_revoked(revoked)
@@ -467,9 +427,7 @@ class Consumer(driver.Consumer):
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         self._forget()
-        take_over = getattr(self.app, "take_over", None)
-        if take_over is not None:
-            await take_over(sorted(tp for tp in assigned if self.is_batched(tp.topic)))
+        await self._flow.take_over(sorted(tp for tp in assigned if self.is_batched(tp.topic)))
         self.taken_over.set()
         await super().on_partitions_assigned(assigned, generation_id)
 
@@ -479,6 +437,7 @@ class Consumer(driver.Consumer):
         self._acked_index.clear()
         self._expected.clear()
         self.records_in_flight.clear()
+        self._bytes_in_flight.clear()
         self._room.set()
 
     async def perform_seek(self) -> None:

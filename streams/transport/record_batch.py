@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,8 +46,52 @@ class RecordBatch:
     def __bool__(self) -> bool:
         return True  # an empty batch still moves the position past its holes
 
+    @property
+    def value_bytes(self) -> int:
+        """Return the size of all values."""
+        return sum(map(len, filter(None, self.values)))
+
     def __str__(self) -> str:
         return f"{self.tp.topic}[{self.tp.partition}]@{self.first}..{self.next_offset}"
+
+
+class RecordSpan:
+    """Cuts the records of one fetch into contiguous batches of at most `records_max`."""
+
+    def __init__(self, tp: TP, first: int, generation: int, records_max: int) -> None:
+        self.tp, self.first, self.position = tp, first, first
+        self._generation, self._records_max, self._now = generation, records_max, time.monotonic()
+        self._done: list[RecordBatch] = []
+        self._open = self._new()
+
+    def _new(self) -> RecordBatch:
+        return RecordBatch(self.tp, self.position, self.position, [], [], [], [], [], self._generation, self._now)
+
+    def extend(self, records: Iterable[Any]) -> None:
+        """Append the records at or after the position."""
+        current, position = self._open, self.position
+        for record in records:
+            if record.offset < position:  # a compressed batch begins before the position that was asked for
+                continue
+            if len(current.offsets) == self._records_max:
+                self.position = current.next_offset = record.offset
+                self._done.append(current)
+                current = self._open = self._new()
+            current.offsets.append(record.offset)
+            current.keys.append(record.key)
+            current.values.append(record.value)
+            current.timestamps.append(record.timestamp)
+            current.headers.append(record.headers)
+
+    def pass_to(self, position: int) -> None:
+        """Move the position past a log batch, its holes included."""
+        self.position = self._open.next_offset = max(self.position, position)
+
+    def close(self) -> list[RecordBatch]:
+        """Return the batches; the last covers the trailing holes."""
+        if self._open.next_offset > self._open.first:
+            self._done.append(self._open)
+        return self._done
 
 
 Fetch = list[RecordBatch]

@@ -52,11 +52,11 @@ def checkpointed_digests(state: Sequence[Any]) -> dict[int, str]:
     for number in sorted({m.partition() for m in state}):
         rows: dict[bytes, bytes] = {}
         for message in state:
-            if message.partition() == number and message.key()[:1] == b"r":
+            if message.partition() == number and message.key()[:2] == b"r0":  # cards; their ids are behind 1
                 if message.value() is None:
-                    rows.pop(message.key()[1:], None)
+                    rows.pop(message.key()[2:], None)
                 else:
-                    rows[message.key()[1:]] = message.value()
+                    rows[message.key()[2:]] = message.value()
         cards = CardHistory()
         cards.load_many(list(rows.items()))
         digests[number] = cards.digest()

@@ -143,8 +143,8 @@ def test_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     assert refusal(path=file).startswith(f"{file}: expected TOML")
     file.write_text('top_k = "5"\n')
     assert refusal(path=file) == f"{file}: top_k: expected int, got '5'"
-    file.write_text('guarantee = "exactly_once"\n')
-    assert refusal(path=file).startswith(f"{file}: guarantee=exactly_once")
+    file.write_text("application_id = ' '\n")
+    assert refusal(path=file).startswith(f"{file}: application_id is empty")
 
 
 def test_secrets_are_in_no_repr_and_no_error(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any, Final, Generic, Self, TypeVar, cast
 
 import msgspec
@@ -16,8 +17,16 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from streams.events import EVENT_TIME_MS_MIN, Click, Transaction, TransactionLabel
-from streams.json_scan import CLEAN, NESTING_MAX, SUSPECT, TOO_DEEP, has_duplicate_key, scan_keys
+from streams.events import (
+    EVENT_TIME_MS_MIN,
+    LETTER_KEY_BYTES_MAX,
+    LETTER_MESSAGE_CHARS_MAX,
+    LETTER_VALUE_BYTES_MAX,
+    Click,
+    Transaction,
+    TransactionLabel,
+)
+from streams.json_scan import CLEAN, NESTING_MAX, TOO_DEEP, has_duplicate_key, scan_keys
 
 REJECTION_CODES: Final[dict[str, str]] = {
     "null-value": "the record has no value",
@@ -126,7 +135,6 @@ class Clicks(Columns):
     session_ids: list[str]
     item_ids: list[str]
     event_times: NDArray[np.int64]
-    event_types: list[str]
     rejected: list[Rejection]
 
 
@@ -136,7 +144,6 @@ class Labels(Columns):
 
     accepted: NDArray[np.int64]
     transaction_ids: list[str]
-    card_ids: list[str]
     terminal_ids: list[str]
     event_times: NDArray[np.int64]
     is_fraud: NDArray[np.bool_]
@@ -191,7 +198,6 @@ def decode_clicks(values: Sequence[bytes | None], *, now_ms: Now, limits: Limits
         session_ids=_texts([event.session_id for event in events]),
         item_ids=_texts([event.item_id for event in events]),
         event_times=batch.event_times,
-        event_types=[event.event_type for event in events],
         rejected=batch.rejected,
     )
 
@@ -203,7 +209,6 @@ def decode_labels(values: Sequence[bytes | None], *, now_ms: Now, limits: Limits
     return Labels(
         accepted=batch.accepted,
         transaction_ids=_texts([event.transaction_id for event in events]),
-        card_ids=_texts([event.card_id for event in events]),
         terminal_ids=_texts([event.terminal_id for event in events]),
         event_times=batch.event_times,
         is_fraud=np.fromiter([event.is_fraud for event in events], np.bool_, len(events)),
@@ -222,14 +227,28 @@ def encode_dead_letter(
     code: str,
     message: str,
 ) -> bytes:
-    """Return the JSON value of a dead letter: origin, reason and the original bytes (see events.DeadLetter)."""
+    """Return the JSON value of a dead letter: origin, reason and the original bytes (see events.DeadLetter).
+
+    With its Kafka key, cut alike to LETTER_KEY_BYTES_MAX, it takes less than 1,000,000 bytes whatever the record was.
+    """
+    message = message[:LETTER_MESSAGE_CHARS_MAX]
     letter: dict[str, Any] = {"topic": topic, "partition": partition, "offset": offset, "key": None}
     if key is not None:
+        head = key[:LETTER_KEY_BYTES_MAX]
         try:
-            letter["key"] = key.decode()
+            letter["key"] = head.decode()
         except UnicodeDecodeError:
-            letter["key_base64"] = base64.b64encode(key).decode()
-    letter["value_base64"] = None if value is None else base64.b64encode(value).decode()
+            letter["key_base64"] = base64.b64encode(head).decode()
+        if len(key) > len(head):
+            letter |= {"key_bytes": len(key), "key_sha256": sha256(key).hexdigest()}
+            message += f"; the letter has {len(head)} of {len(key)} bytes of the key"
+    letter["value_base64"] = None
+    if value is not None:
+        head = value[:LETTER_VALUE_BYTES_MAX]
+        letter["value_base64"] = base64.b64encode(head).decode()
+        if len(value) > len(head):
+            letter |= {"value_bytes": len(value), "value_sha256": sha256(value).hexdigest()}
+            message += f"; the letter has {len(head)} of {len(value)} bytes of the value"
     letter |= {"stage": stage, "code": code, "message": message}
     return orjson.dumps(letter)
 
@@ -244,7 +263,7 @@ def _decode(
         events, accepted, rejected = _decode_each(values, decode, limits)
     doubtful = _doubtful([values[position] for position in accepted.tolist()] if rejected else values)
     if doubtful:
-        refusals = {row: Rejection(int(accepted[row]), *reason) for row, reason in doubtful}
+        refusals = {row: Rejection(int(accepted[row]), *reason) for row, reason in doubtful.items()}
         events, accepted = _without(events, accepted, refusals)
         rejected += refusals.values()
     event_times = _event_times(events)
@@ -306,25 +325,28 @@ def _without(
     return [event for row, event in enumerate(events) if row not in refusals], np.delete(accepted, list(refusals))
 
 
-def _doubtful(values: Sequence[bytes | None]) -> list[tuple[int, tuple[str, str]]]:
-    """Return (row, (code, sentence)) of decoded values that decoders let pass: repeated keys, depth, unread bytes."""
+def _doubtful(values: Sequence[bytes | None]) -> dict[int, tuple[str, str]]:
+    """Return row -> (code, sentence) of decoded values that decoders let pass: unread bytes, depth, repeated keys."""
     if not values:
-        return []
+        return {}
     text = b"".join(values)  # type: ignore[arg-type]
-    ends = np.cumsum(np.fromiter(map(len, values), np.int64, len(values)))  # type: ignore[arg-type]
-    flags = scan_keys(np.frombuffer(text, np.uint8), ends)
-    found = []
-    for row in np.flatnonzero(flags != CLEAN).tolist():
-        if flags[row] == TOO_DEEP:
-            found.append((row, ("too-deep", f"expected at most {NESTING_MAX} levels of nesting, got more")))
-        elif flags[row] == SUSPECT and has_duplicate_key(values[row] or b""):
-            found.append((row, ("duplicate-key", "expected each key once in an object, got one twice")))
-    if not text.isascii():
-        known = {row for row, _ in found}
+    found: dict[int, tuple[str, str]] = {}
+    # msgspec skips unknown fields without looking for UTF-8. Decoded values begin and end with ASCII: no sequence of
+    # bytes joins two of them, and one look at all tells whether any is at fault.
+    if not text.isascii() and _first_bad_byte(text) is not None:
         for row, value in enumerate(values):
             bad_byte = _first_bad_byte(value or b"")
-            if bad_byte is not None and row not in known:
-                found.append((row, ("not-utf8", f"expected UTF-8 text, got byte {bad_byte}")))
+            if bad_byte is not None:
+                found[row] = "not-utf8", f"expected UTF-8 text, got byte {bad_byte}"
+    ends = np.cumsum(np.fromiter(map(len, values), np.int64, len(values)))  # type: ignore[arg-type]
+    flags = scan_keys(np.frombuffer(text, np.uint8), ends)
+    for row in np.flatnonzero(flags != CLEAN).tolist():
+        if row in found:
+            continue
+        if flags[row] == TOO_DEEP:
+            found[row] = "too-deep", f"expected at most {NESTING_MAX} levels of nesting, got more"
+        elif has_duplicate_key(values[row] or b""):
+            found[row] = "duplicate-key", "expected each key once in an object, got one twice"
     return found
 
 

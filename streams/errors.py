@@ -13,6 +13,10 @@ class KafkaUnavailable(StreamsError):
     """The cluster does not answer, refuses the client, or lacks a topic."""
 
 
+class TopicChanged(StreamsError):
+    """An input topic was given more partitions while the worker ran."""
+
+
 class DeliveryFailed(StreamsError):
     """The broker did not confirm an output. Its input's offset is never committed."""
 
@@ -31,17 +35,3 @@ class Standstill(StreamsError):
 
 class StateCorrupt(StreamsError):
     """A checkpoint or a snapshot cannot be read, or was written by another version."""
-
-
-class InvalidRecord(StreamsError):
-    """A record that fails validation. It goes to dead-letters; its batch-mates are decided.
-
-    Attributes:
-        code: short kebab-case word, stable, for filters and metrics.
-        message: one sentence: place, expected, got.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message

@@ -13,6 +13,11 @@ ID_CHARS_MAX: Final = 128
 EVENT_TIME_MS_MIN: Final = 946_684_800_000  # 2000-01-01: seconds, or days, sent as milliseconds fall before it
 EVENT_TIME_MS_MAX: Final = 253_402_300_799_999  # 9999-12-31, the last instant that RFC 3339 can write
 AMOUNT_MAX: Final = 1e12  # a payment above it, in any currency, is an error of units
+# A dead letter always fits the 1,000,000 bytes that producers and topics take as they come: base64 of the value is at
+# most 873,816, the key stands in it twice, once of them with 6 bytes for 1 (an escape), the message takes up to 3,072.
+LETTER_VALUE_BYTES_MAX: Final = 640 * 1024
+LETTER_KEY_BYTES_MAX: Final = 4 * 1024
+LETTER_MESSAGE_CHARS_MAX: Final = 512
 
 _IdText = Annotated[str, Meta(min_length=1, max_length=ID_CHARS_MAX)]
 _IdInteger = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -29,6 +34,8 @@ InputTime = Annotated[
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 Duration = Annotated[float, Meta(ge=0.0, description="Milliseconds.")]
 Digest = Annotated[str, Meta(min_length=64, max_length=64, description="SHA-256 of the model's artifact, in hex.")]
+_Sha256 = Annotated[str, Meta(min_length=64, max_length=64, pattern="^[0-9a-f]*$")]
+_Length = Annotated[int, Meta(ge=0)]
 OutputTime = Annotated[int, Meta(description="Milliseconds since the epoch.")]
 
 
@@ -125,14 +132,35 @@ class Recommendation(Struct, frozen=True):
 
 
 class DeadLetter(Struct, frozen=True, gc=False):
-    """A record that could not be decided, with its origin and original bytes. Kafka key: the original key."""
+    """A record that could not be decided: its origin, and its bytes as far as they fit. Kafka key: the original key."""
 
     topic: str
     partition: Annotated[int, Meta(ge=0)]
     offset: Annotated[int, Meta(ge=0)]
-    key: Annotated[str | None, Meta(description="The original key as text; null when absent or not UTF-8.")]
-    value_base64: Annotated[str | None, Meta(description="The original value; null for a record without one.")]
+    key: Annotated[
+        str | None,
+        Meta(
+            description=f"The original key (its first {LETTER_KEY_BYTES_MAX} bytes) as text; null when absent or not UTF-8."
+        ),
+    ]
+    value_base64: Annotated[
+        str | None,
+        Meta(
+            description=f"The original value (its first {LETTER_VALUE_BYTES_MAX} bytes); null for a record without one."
+        ),
+    ]
     stage: Annotated[str, Meta(description="Where it failed: decode.", examples=["decode"])]
     code: Annotated[str, Meta(description="A short word for programs.", examples=["missing-field"])]
     message: Annotated[str, Meta(description="A sentence for people: what was expected, what came.")]
-    key_base64: Annotated[str | None, Meta(description="The original key, only when it is not UTF-8.")] = None
+    key_base64: Annotated[str | None, Meta(description="Instead of key, only when it is not UTF-8.")] = None
+    key_bytes: Annotated[_Length | None, Meta(description="Length of the original key, only when it is cut.")] = None
+    key_sha256: Annotated[_Sha256 | None, Meta(description="Of the original key, only when it is cut.")] = None
+    value_bytes: Annotated[_Length | None, Meta(description="Length of the original value, only when it is cut.")] = (
+        None
+    )
+    value_sha256: Annotated[_Sha256 | None, Meta(description="Of the original value, only when it is cut.")] = None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether bytes of the record are missing: it cannot be sent again from this letter."""
+        return self.key_bytes is not None or self.value_bytes is not None

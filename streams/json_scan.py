@@ -112,7 +112,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> None:
 
 
 def has_duplicate_key(value: bytes) -> bool:
-    """Return whether some object of this valid JSON text, nested at most NESTING_MAX deep, has two equal keys."""
+    """Return whether some object of this valid JSON in UTF-8, nested at most NESTING_MAX deep, has two equal keys."""
     try:
         # Numbers stay text: their conversion could fail for reasons that are not this check's.
         json.loads(value, object_pairs_hook=_unique, parse_int=str, parse_float=str)

@@ -10,6 +10,7 @@ import orjson
 
 from streams.codecs import Clicks, Rejection, Transactions, encode_dead_letter
 from streams.errors import KafkaUnavailable
+from streams.events import LETTER_KEY_BYTES_MAX
 from streams.topics import DEAD_LETTERS, DECISIONS, RECOMMENDATIONS, Topic
 from streams.transport.producer import Delivery, OutputProducer, Outputs
 from streams.transport.record_batch import RecordBatch
@@ -74,7 +75,7 @@ class Publisher:
         return Outputs(topic.name, values, keys, partition)
 
     def dead_letters(self, batch: RecordBatch, rejected: Sequence[Rejection]) -> Outputs:
-        """Return the dead letters of a batch: place, reason, and the original bytes."""
+        """Return the dead letters of a batch: place, reason, and the original bytes as far as they fit."""
         values = [
             encode_dead_letter(
                 topic=batch.tp.topic,
@@ -88,7 +89,8 @@ class Publisher:
             )
             for each in rejected
         ]
-        return Outputs(DEAD_LETTERS.name, values, [batch.keys[each.position] for each in rejected])
+        keys = [batch.keys[each.position] for each in rejected]
+        return Outputs(DEAD_LETTERS.name, values, [key and key[:LETTER_KEY_BYTES_MAX] for key in keys])
 
     def publish(self, delivery: Delivery) -> None:
         """Send; the delivery is told what became of it."""

@@ -14,7 +14,7 @@ from streams.topics import DEAD_LETTERS, INPUTS, OUTPUTS, Topic
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _KAFKA_BINDING = "0.5.0"
 _VERSION = (
-    "1.0.0"  # of the events: minor when an optional field is added, major when an old producer or consumer breaks
+    "1.1.0"  # of the events: minor when an optional field is added, major when an old producer or consumer breaks
 )
 
 _OVERVIEW = """\
@@ -227,13 +227,12 @@ def _components(topic: Topic, ref_template: str) -> tuple[str, dict[str, Any]]:
 
 def _key_schema(topic: Topic) -> dict[str, Any]:
     if topic.key is None:
-        return {"type": "string", "description": "The original record's key."}
+        return {"type": "string", "description": "The original record's key, of a very long one the first bytes."}
     return {"type": "string", "description": f"UTF-8 text of {topic.key}."}
 
 
 def _configuration(topic: Topic) -> dict[str, Any]:
     return {
-        key: [value] if key == "cleanup.policy" else int(value)
-        for key, value in topic.config.items()
-        if key in ("cleanup.policy", "retention.ms", "max.message.bytes")
+        "cleanup.policy": [topic.config["cleanup.policy"]],
+        "retention.ms": int(topic.config["retention.ms"]),
     }

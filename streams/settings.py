@@ -5,7 +5,10 @@ Order, the later wins: the defaults below, the file named by `STREAMS_CONFIG`, `
 
 from __future__ import annotations
 
+import difflib
+import logging
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -15,6 +18,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from streams.errors import SettingsError
+
+logger = logging.getLogger(__name__)
 
 Guarantee = Literal["at_least_once", "exactly_once"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -87,6 +92,9 @@ class Settings:
 
     http_host: str = setting("127.0.0.1", "address of /live, /ready and /metrics")
     http_port: int = setting(6066, "port of /live, /ready and /metrics, plus worker_slot")
+    http_token: str = setting(
+        "", "token (Authorization: Bearer) for HTTP methods other than GET and HEAD; empty: all refused", secret=True
+    )
 
     security_protocol: SecurityProtocol = setting("PLAINTEXT", "as in librdkafka's security.protocol")
     sasl_mechanism: SaslMechanism = setting("PLAIN", "as in librdkafka's sasl.mechanism")
@@ -124,8 +132,29 @@ class Settings:
             raise SettingsError(
                 f"sasl_username is set but security_protocol={self.security_protocol}; use SASL_SSL or SASL_PLAINTEXT"
             )
-        if not self.application_id.strip():
-            raise SettingsError("application_id is empty; name the consumer group")
+        if bool(self.ssl_certificate_location) != bool(self.ssl_key_location):
+            raise SettingsError("ssl_certificate_location and ssl_key_location go together; set both or neither")
+        if not self.security_protocol.endswith("SSL"):
+            for name in ("ssl_ca_location", "ssl_certificate_location", "ssl_key_password"):
+                if getattr(self, name):
+                    raise SettingsError(
+                        f"{name} is set but security_protocol={self.security_protocol}; use SSL or SASL_SSL"
+                    )
+        if not self.security_protocol.endswith("SSL"):
+            for key in ("ssl_ca_location", "ssl_certificate_location", "ssl_key_location", "ssl_key_password"):
+                if getattr(self, key):
+                    raise SettingsError(
+                        f"{key} is set but security_protocol={self.security_protocol}; use SSL or SASL_SSL"
+                    )
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,200}", self.application_id):
+            raise SettingsError(
+                f"application_id={self.application_id!r}: expected 1 to 200 letters, digits, dots, dashes or underscores, "
+                "since topics and transactional ids begin with it"
+            )
+        if self.http_port + (self.worker_slot or 0) > 65_535:
+            raise SettingsError(
+                f"http_port={self.http_port} plus worker_slot={self.worker_slot} exceeds 65535; lower http_port"
+            )
 
     @property
     def group_instance_id(self) -> str | None:
@@ -213,8 +242,14 @@ def load_settings(path: str | Path | None = None, env: Mapping[str, str] = os.en
             values[key] = _convert(f"{path}: {key}", key, value, hints, strict=True)
     for name, text in env.items():
         key = name.removeprefix("STREAMS_").lower()
-        if name.startswith("STREAMS_") and key in hints and text != "":
-            values[key] = _convert(name, key, text, hints, strict=False)
+        if not name.startswith("STREAMS_") or name in _NOT_KEYS or text == "":
+            continue
+        if key not in hints:
+            close = difflib.get_close_matches(key, hints, 1)
+            hint = f"did you mean STREAMS_{close[0].upper()}?" if close else "`streams settings` lists them all"
+            logger.warning("%s: no such setting, it is not read; %s", name, hint)
+            continue
+        values[key] = _convert(name, key, text, hints, strict=False)
     for key, value in overrides.items():
         values[key] = _convert(key, key, value, hints, strict=True)
     try:
@@ -249,4 +284,6 @@ def _expected(hint: Any) -> str:
     return getattr(hint, "__name__", None) or str(hint).replace("None", "nothing")
 
 
+# Variables of this name that are no settings: the file's path, and what the tests read.
+_NOT_KEYS = frozenset({"STREAMS_CONFIG", "STREAMS_TEST_BOOTSTRAP_SERVERS"})
 _SECRETS = frozenset(f.name for f in fields(Settings) if f.metadata["secret"])

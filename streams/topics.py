@@ -9,7 +9,6 @@ from streams.events import Click, DeadLetter, Decision, Recommendation, Transact
 
 DAY_MS: Final = 86_400_000
 STATE_BYTES_MAX = 8 * 1024 * 1024  # a row carries up to 30 days of one key's events; the largest seen is far below
-DEAD_LETTER_BYTES_MAX = 2 * 1024 * 1024  # base64 adds a third to a value that filled Kafka's default of 1 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +34,8 @@ class Topic:
         return default if self.partitions is None else self.partitions
 
 
-def _kept_for(days: int, **extra: int) -> dict[str, str]:
-    config = {"cleanup.policy": "delete", "retention.ms": str(days * DAY_MS)}
-    return config | {name.replace("_", "."): str(value) for name, value in extra.items()}
+def _kept_for(days: int) -> dict[str, str]:
+    return {"cleanup.policy": "delete", "retention.ms": str(days * DAY_MS)}
 
 
 # Small segments and an eager cleaner: a restore reads the whole topic, so dead rows cost start-up time.
@@ -55,9 +53,7 @@ CLICKSTREAM: Final = Topic("clickstream", "session_id", Click, _kept_for(days=7)
 LABELS: Final = Topic("transaction-labels", "card_id", TransactionLabel, _kept_for(days=90))
 DECISIONS: Final = Topic("fraud-decisions", "card_id", Decision, _kept_for(days=7))
 RECOMMENDATIONS: Final = Topic("recommendations", "session_id", Recommendation, _kept_for(days=7))
-DEAD_LETTERS: Final = Topic(
-    "dead-letters", None, DeadLetter, _kept_for(days=30, max_message_bytes=DEAD_LETTER_BYTES_MAX), partitions=1
-)
+DEAD_LETTERS: Final = Topic("dead-letters", None, DeadLetter, _kept_for(days=30), partitions=1)
 
 INPUTS: Final = (TRANSACTIONS, CLICKSTREAM, LABELS)
 OUTPUTS: Final = (DECISIONS, RECOMMENDATIONS, DEAD_LETTERS)

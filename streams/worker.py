@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 from faust.types import TP
 
 from models.features import payments, seen, sessions
@@ -24,7 +24,7 @@ from streams.agents.labels import LabelJob, LabelReplay
 from streams.agents.recommendations import RecommendationJob, SessionReplay, SessionState
 from streams.checkpointer import Checkpointer
 from streams.codecs import Limits, decode_transactions
-from streams.errors import KafkaUnavailable, Standstill
+from streams.errors import KafkaUnavailable, Standstill, TopicChanged
 from streams.label_log import LabelLog
 from streams.metrics import Metrics
 from streams.policy import Thresholds
@@ -60,24 +60,31 @@ class Worker:
         name: client id in the group and transactional id; no other live process has it.
         consumer: returns Faust's consumer, once it exists.
         fail: called on the loop with the error that must stop the process.
+        loop: the process's; it need not run yet.
     """
 
     def __init__(
-        self, settings: Settings, name: str, consumer: Callable[[], Consumer], fail: Callable[[BaseException], None]
+        self,
+        settings: Settings,
+        name: str,
+        consumer: Callable[[], Consumer],
+        fail: Callable[[BaseException], None],
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.settings, self.metrics, self._consumer, self._fail = settings, Metrics(), consumer, fail
         self._name = name
         self.member: GroupMember | None = None  # who we are in the group; None before the first assignment
         self.standstill: str | None = None
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         set_torch_threads(settings.torch_threads)
         self._closing = ExitStack()
         self.pipelines: list[Pipeline[Any]] = []
+        self._input_partitions: dict[str, int] = {}
         self.failure: BaseException | None = None
         self.ready = False
 
     def start(self) -> None:
-        """Load and warm up models, connect, read the labels. Takes seconds; not for the loop's thread.
+        """Load and warm up models, connect, read the labels. Takes seconds; not while the loop runs.
 
         Raises:
             ModelError: an artifact is missing, damaged or does not fit; a device that is not there.
@@ -100,7 +107,7 @@ class Worker:
         horizon = int(settings.duplicates_horizon_h * 3_600_000)
         limits = Limits(settings.record_bytes_max, settings.event_time_ahead_s_max * 1000)
         self._state_reader, ends_reader, label_reader = (LogReader(config, settings.application_id) for _ in range(3))
-        self._ends_reader = LogReader(config, settings.application_id)
+        self._ends_reader = LogReader(config, settings.application_id, patience_s=0.0)
         for reader in (self._state_reader, self._ends_reader, ends_reader):
             self._closing.callback(reader.close)
         self._cards = self._table(
@@ -114,6 +121,7 @@ class Worker:
             SessionReplay(recommender, limits),
         )
         self._tables: dict[str, StateTable[Any]] = {"cards": self._cards, "sessions": self._sessions}
+        self._input_partitions[LABELS.name] = len(label_reader.partitions(LABELS.name))
         self._label_log = LabelLog(LABELS.name, LabelReplay(limits), label_reader, ends_reader, self._failed_elsewhere)
         self._closing.callback(self._label_log.close)
         self._label_log.start()
@@ -188,15 +196,19 @@ class Worker:
             raise KafkaUnavailable(f"topic {source.name} is missing; run `streams topics create`")
         topic = state_topic(self.settings.application_id, name, count)
         if len(self._state_reader.partitions(topic.name)) != count:
-            self._create(topic)
+            self._create(topic, count)
+        self._input_partitions[source.name] = count
         return StateTable(topic.name, source.name, layout, new, replay, self._state_reader)
 
-    def _create(self, topic: Topic) -> None:
+    def _create(self, topic: Topic, count: int) -> None:
+        """Make the topic, or give it the partitions that the input has been given since."""
         admin = AdminClient(self.settings.librdkafka())
-        count = topic.partition_count(self.settings.partitions)
-        new = NewTopic(topic.name, count, self.settings.replication_factor, config=topic.config)
         try:
-            admin.create_topics([new])[topic.name].result(30)
+            if self._state_reader.partitions(topic.name):
+                admin.create_partitions([NewPartitions(topic.name, count)])[topic.name].result(30)
+            else:
+                new = NewTopic(topic.name, count, self.settings.replication_factor, config=topic.config)
+                admin.create_topics([new])[topic.name].result(30)
         except (KafkaException, TimeoutError) as exc:
             found = len(self._state_reader.partitions(topic.name))
             if found != count:  # another worker may have made it meanwhile
@@ -259,6 +271,7 @@ class Worker:
         while True:
             await asyncio.sleep(WATCH_S)
             try:
+                await self._loop.run_in_executor(None, self._check_partitions)
                 behind = await self._behind()
             except KafkaUnavailable:
                 continue  # no answer says nothing about us; clients reconnect by themselves
@@ -268,6 +281,15 @@ class Worker:
             self.standstill = what if seconds > STANDSTILL_S else None
             if seconds > self.settings.stall_s_max:
                 self.stop_with(Standstill(f"{what}; the worker stops to begin anew"))
+
+    def _check_partitions(self) -> None:
+        found = self._producer.partition_counts(list(self._input_partitions))
+        for topic, count in self._input_partitions.items():
+            if found.get(topic, 0) > count:
+                raise TopicChanged(
+                    f"{topic}: expected {count} partitions, as at the start, found {found[topic]}; "
+                    "the worker stops to begin anew with all of them"
+                )
 
     async def _behind(self) -> dict[TP, tuple[int, int]]:
         positions = self._consumer().committed_positions()

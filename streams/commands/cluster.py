@@ -1,4 +1,4 @@
-"""Reaching the cluster from a command: one client, one deadline, sentences that say what to do."""
+"""What commands ask a cluster, with sentences that say what to do where it does not answer."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from typing import Any, Final
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from streams.connection import ANSWER_S_MAX, QUIET
 from streams.errors import KafkaUnavailable
 from streams.settings import Settings
 
-# A healthy cluster answers in milliseconds; ten seconds cover a broker that is still starting.
-ANSWER_S_MAX: Final = 10.0
-# librdkafka prints each failed connection on stderr; the commands say it once, in a sentence.
-QUIET: Final[dict[str, Any]] = {"log_level": 0}
 # What a client hears of a partition between two leaders.
 ELECTING: Final = frozenset(
     {
@@ -29,31 +26,6 @@ ELECTING: Final = frozenset(
     }
 )
 ELECTION_POLL_S: Final = 0.05
-
-
-def connect(settings: Settings) -> AdminClient:
-    """Return an admin client of a cluster that has just answered.
-
-    Raises:
-        KafkaUnavailable: no broker answered within ANSWER_S_MAX, or refused the client.
-        SettingsError: no address is set and no embedded broker runs.
-    """
-    seen: list[str] = []
-    config: dict[str, Any] = {**settings.librdkafka(), **QUIET}
-    try:
-        admin = AdminClient({**config, "error_cb": lambda error: seen.append(error.str())})
-    except KafkaException as exc:
-        raise KafkaUnavailable(f"Kafka client: expected settings that it accepts, got {exc.args[0].str()!r}") from exc
-    try:
-        admin.list_topics(timeout=ANSWER_S_MAX)
-    except KafkaException as exc:
-        admin.poll(0)  # hands over the causes: "connection refused" says more than "transport failure"
-        cause = seen[-1] if seen else exc.args[0].str()
-        raise KafkaUnavailable(
-            f"bootstrap_servers={config['bootstrap.servers']}: expected a broker's answer within {ANSWER_S_MAX:.0f} s, "
-            f"got {cause!r}; check the address and the security settings, or run `streams kafka start`"
-        ) from exc
-    return admin
 
 
 def partition_counts(admin: AdminClient) -> dict[str, int]:

@@ -9,7 +9,7 @@ from typing import Final, Self
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from streams.commands.cluster import QUIET
+from streams.connection import QUIET
 from streams.errors import DeliveryFailed
 from streams.settings import Settings
 

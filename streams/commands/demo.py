@@ -112,11 +112,11 @@ def _ended_in_order() -> Iterator[None]:
 def _demo(settings: Settings, duration: float, rate: float, workers: int, history_days: int, seed: int) -> None:
     from rich.console import Console
 
-    from streams.commands.cluster import connect
     from streams.commands.demo_tally import Tally
     from streams.commands.demo_view import DemoView
     from streams.commands.topics import create_topics
     from streams.commands.worker_pool import WorkerPool
+    from streams.connection import connect
     from streams.kafka import EmbeddedKafka
     from streams.settings import load_settings
 

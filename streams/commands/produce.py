@@ -179,10 +179,11 @@ def _produce_file(
     limit: int | None,
     order: str,
 ) -> None:
-    from streams.commands.cluster import connect, require_topics
+    from streams.commands.cluster import require_topics
     from streams.commands.delivery import Delivery
     from streams.commands.event_files import EventFile
     from streams.commands.replay import Pace, Replay
+    from streams.connection import connect
     from streams.settings import load_settings
     from streams.topics import ALL, LABELS
 
@@ -213,9 +214,10 @@ def _produce_simulated(
     topic_name: str | None, label_delay_ms: int, rate: float | None, speedup: float | None, limit: int | None, seed: int
 ) -> None:
     from streams.commands import simulated
-    from streams.commands.cluster import connect, require_topics
+    from streams.commands.cluster import require_topics
     from streams.commands.delivery import Delivery
     from streams.commands.replay import Pace, Replay
+    from streams.connection import connect
     from streams.settings import load_settings
     from streams.topics import CLICKSTREAM, LABELS, TRANSACTIONS
 

@@ -8,7 +8,8 @@ from typing import Final, Self
 
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
 
-from streams.commands.cluster import connect, offset_ranges, reading_consumer, require_topics
+from streams.commands.cluster import offset_ranges, reading_consumer, require_topics
+from streams.connection import connect
 from streams.errors import KafkaUnavailable
 from streams.settings import Settings
 

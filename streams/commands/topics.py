@@ -12,14 +12,8 @@ import click
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
-from streams.commands.cluster import (
-    ANSWER_S_MAX,
-    connect,
-    offset_ranges,
-    partition_counts,
-    reading_consumer,
-    require_topics,
-)
+from streams.commands.cluster import offset_ranges, partition_counts, reading_consumer, require_topics
+from streams.connection import ANSWER_S_MAX, connect
 from streams.errors import KafkaUnavailable
 from streams.settings import Settings, load_settings
 from streams.topics import ALL, TRANSACTIONS, Topic

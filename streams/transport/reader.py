@@ -11,16 +11,22 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from streams.errors import KafkaUnavailable
 
 ANSWER_S_MAX = 30.0
+# As long as an output may wait for its broker.
+PATIENCE_S = 60.0
+RETRY_PAUSE_S = 0.25
 READ_RECORDS_MAX = 4_096
 
 
 class LogReader:
     """A read_committed librdkafka consumer with positions of its own. One thread at a time.
 
+    A cluster that does not answer is asked again for `patience_s`.
+
     `interrupt` makes a `read` under way, and every later one, raise KafkaUnavailable; any thread may call it.
     """
 
-    def __init__(self, config: Mapping[str, str], name: str) -> None:
+    def __init__(self, config: Mapping[str, str], name: str, patience_s: float = PATIENCE_S) -> None:
+        self._patience_s = patience_s
         self._consumer = Consumer(
             {
                 **config,
@@ -40,13 +46,18 @@ class LogReader:
     def ends(self, topic: str, partitions: Sequence[int]) -> dict[int, int]:
         """Return the first position after the last stable record of each partition."""
         spec = {TopicPartition(topic, p): OffsetSpec.latest() for p in partitions}
-        futures = self._admin.list_offsets(
-            spec, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ANSWER_S_MAX
-        )
-        try:
-            return {tp.partition: future.result().offset for tp, future in futures.items()}
-        except KafkaException as exc:
-            raise KafkaUnavailable(f"{topic}: no end offsets: {exc.args[0].str()}") from exc
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            futures = self._admin.list_offsets(
+                spec, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ANSWER_S_MAX
+            )
+            try:
+                return {tp.partition: future.result().offset for tp, future in futures.items()}
+            except KafkaException as exc:
+                # A broker that restarts, or partitions between two leaders, is back in seconds.
+                if time.monotonic() > deadline or self._interrupted:
+                    raise KafkaUnavailable(f"{topic}: no end offsets: {exc.args[0].str()}") from exc
+            time.sleep(RETRY_PAUSE_S)
 
     def partitions(self, topic: str) -> list[int]:
         """Return the partitions of a topic; none where it does not exist."""
@@ -60,7 +71,7 @@ class LogReader:
         """Yield the records in [first, stop), in order; stop None means the end as of now.
 
         Raises:
-            KafkaUnavailable: no answer within ANSWER_S_MAX, or an error of the partition.
+            KafkaUnavailable: no answer in time, or an error of the partition.
         """
         stop = self.ends(topic, [partition])[partition] if stop is None else stop
         if first >= stop:
@@ -81,9 +92,9 @@ class LogReader:
                         return
                 if at_end.get(partition, -1) >= stop:
                     return
-                if time.monotonic() - heard_at > ANSWER_S_MAX:
+                if time.monotonic() - heard_at > self._patience_s:
                     raise KafkaUnavailable(
-                        f"{topic}[{partition}]: expected records up to {stop}, got none for {ANSWER_S_MAX:.0f} s"
+                        f"{topic}[{partition}]: expected records up to {stop}, got none for {self._patience_s:.0f} s"
                     )
         finally:
             self._consumer.unassign()

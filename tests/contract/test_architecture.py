@@ -29,9 +29,11 @@ OWNERS: dict[str, set[str]] = {
     "faust": {"streams.application", "streams.checkpointer", "streams.transport", "streams.worker"},
     "mode": {"streams.transport"},
     "aiokafka": {"streams.transport"},
+    "aiohttp": {"streams.http_access"},
     "confluent_kafka": {
         "streams.benchmark",
         "streams.commands",
+        "streams.connection",
         "streams.kafka",
         "streams.transport",
         "streams.worker",  # makes the state topics

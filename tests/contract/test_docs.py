@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
+from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
@@ -173,11 +176,74 @@ def test_files_named_in_the_design_exist() -> None:
     assert not [name for name in named if not any((folder / name).exists() for folder in folders)]
 
 
-def test_benchmark_figures_have_a_command() -> None:
-    """A row of the benchmark names the command that makes its figure."""
-    section = TEXT.partition("\n## Benchmark\n")[2].partition("\n## ")[0]
-    for command in ("streams bench throughput", "streams bench latency", "tests/bench/compare.py", "--summary"):
-        assert command in section
+def tables(section: str) -> list[tuple[list[str], list[list[str]], str]]:
+    """Return header, rows and the text that follows, up to the next table, of each table in a section."""
+    found = re.findall(r"((?:^\|.*\|\n)+)((?:^(?!\|).*\n)*)", section, re.MULTILINE)
+    parsed = []
+    for lines, after in found:
+        header, _, *rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines.splitlines()]
+        parsed.append((header, rows, after))
+    return parsed
+
+
+@pytest.fixture
+def compare(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The script that measures peers."""
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "bench"))
+    import compare
+
+    yield compare
+    sys.modules.pop("compare")
+
+
+def check_figures(section: str, compare: ModuleType) -> None:
+    """Raise where a row of a benchmark table has no command that works, in its last cell or right below its table."""
+    for header, rows, after in tables(section):
+        if header[-1] == "command":
+            for *_, what in rows:
+                command, above = re.fullmatch(r"`(.+?)`( as above)?", what).groups()  # type: ignore[union-attr]
+                program, _, arguments = command.partition(" ")
+                assert program == "streams", what
+                if above:
+                    assert any(command.removesuffix("...") in block for block in SHELL), f"{what}: not above"
+                else:
+                    parse(shlex.split(arguments))
+        else:
+            (arguments,) = re.findall(r"python tests/bench/compare\.py (--[^`]+)`", after)
+            measured = compare.main.make_context("compare", shlex.split(arguments)).params["peers"].split(",")
+            assert set(measured) <= compare.PEERS.keys()
+            assert len(rows) == len(measured)
+            for name, *_ in rows:
+                assert sum(peer in name.lower() for peer in measured) == 1, f"{name}: not in {arguments}"
+
+
+BENCHMARK = TEXT.partition("\n## Benchmark\n")[2].partition("\n## ")[0]
+
+
+def test_benchmark_figures_have_a_command(compare: ModuleType) -> None:
+    """Each row of the benchmark names the command that makes its figure, and that command exists."""
+    assert len(tables(BENCHMARK)) >= 3
+    assert all(rows for _, rows, _ in tables(BENCHMARK))
+    check_figures(BENCHMARK, compare)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "| throughput | 1,000,000 events/s | |",
+        "| throughput | 1,000,000 events/s | believe us |",
+        "| throughput | 1,000,000 events/s | `streams bench guess` |",
+        "| throughput | 1,000,000 events/s | `streams bench throughput --no-such-option` |",
+        "| throughput | 1,000,000 events/s | `streams produce nothing.parquet ...` as above |",
+        "| peer that nobody measured | 1 | 9 |",
+    ],
+)
+def test_figures_without_a_command_would_be_seen(row: str, compare: ModuleType) -> None:
+    """The check above does tell, whichever table the row is added to."""
+    head = "| peer, " if row.startswith("| peer") else "| what | figure | command |"
+    at = BENCHMARK.index("\n", BENCHMARK.index("|---", BENCHMARK.index(head)))
+    with pytest.raises((AssertionError, AttributeError, click.UsageError)):
+        check_figures(BENCHMARK[:at] + f"\n{row}" + BENCHMARK[at:], compare)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

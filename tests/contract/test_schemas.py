@@ -67,7 +67,8 @@ def test_examples_obey_their_schema(topic: Topic) -> None:
     for example in EXAMPLES[topic.name]:
         validator(topic).validate(example)
     shown = EXAMPLES[topic.name][0].keys()
-    assert json_schema(topic)["properties"].keys() - shown <= {"key_base64"}
+    special = {"key_base64", "key_bytes", "key_sha256", "value_bytes", "value_sha256"}  # of dead letters alone
+    assert json_schema(topic)["properties"].keys() - shown <= special
 
 
 @pytest.mark.parametrize("topic", INPUTS, ids=by_name)

@@ -14,8 +14,8 @@ from typing import Any
 
 import orjson
 
-# Sums over a micro-batch round differently in another micro-batch: equal features, scores equal to the seventh digit.
-SCORE_TOLERANCE = 1e-5
+from tests.support.oracle import SCORE_TOLERANCE
+
 SHOWN = 3
 
 

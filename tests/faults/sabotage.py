@@ -3,7 +3,7 @@
 A fault is a word and its arguments, separated by colons:
 
     exit:STEP:N         die as by kill -9 when STEP is reached for the N-th time
-    raise:N             the model raises once, on its N-th micro-batch of payments
+    raise:N             the N-th micro-batch of payments raises, once
     culprit:AMOUNT      the model raises whenever a payment of this amount is among the rows
     head:SECONDS:ID     the micro-batch with this transaction_id takes so long
     slow:FACTOR:SECONDS the model takes FACTOR times as long, and at least 0.2 s a micro-batch, for its first SECONDS
@@ -134,9 +134,9 @@ def raise_once(count: str) -> None:
         nonlocal left
         left -= 1
         if left == 0:
-            raise RuntimeError("the model fails, because a test told it to")
+            raise RuntimeError("the micro-batch fails, because a test told it to")
 
-    before(FraudRunner, "score", fail)
+    before(FraudJob, "run", fail)
 
 
 def raise_on_culprit(amount: str) -> None:

@@ -56,9 +56,12 @@ class Load(threading.Thread):
                 "partitioner": "murmur2_random",
                 "enable.idempotence": True,
                 "linger.ms": 2,
-                "delivery.timeout.ms": 300_000,
                 "log_level": 0,
-                **({} if transaction is None else {"transactional.id": f"load-{uuid.uuid4()}"}),
+                **(
+                    {"delivery.timeout.ms": 300_000}
+                    if transaction is None
+                    else {"delivery.timeout.ms": 50_000, "transactional.id": f"load-{uuid.uuid4()}"}
+                ),
             }
         )
         self.start()

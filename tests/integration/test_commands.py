@@ -276,6 +276,54 @@ def test_dead_letters_are_listed_and_replayed_byte_for_byte(
     assert "no dead letter matches" in streams("dead-letters", "replay", "--topic", "clickstream").output
 
 
+def test_records_of_others_on_dead_letters_are_counted_and_passed_over(
+    streams: Callable[..., Result], fresh_topics: None, own_kafka: str
+) -> None:
+    """No record that somebody else wrote there ends a listing or a replay; how many there are is told on stderr."""
+    letter = _dead_letter(6, "empty", b"card-1", b"")
+    foreign = [
+        b"",
+        b"hello",
+        b"\xff\xfe",
+        b"[1]",
+        b'{"code": "empty"}',
+        letter.replace(b'"value_base64":""', b'"value_base64":"x"'),
+    ]
+    foreign += [letter[:-1] + b',"note":"\xff"}', letter[:-1] + b',"note":' + b"[" * 5_000 + b"]" * 5_000 + b"}"]
+    _send(own_kafka, "dead-letters", *foreign, letter, *foreign)
+    for options in ((), ("--json",), ("--code", "empty")):
+        listed = streams("dead-letters", "list", *options)
+        assert listed.exit_code == 0
+        assert "16 records passed over that are no dead letters, the first dead-letters[0]@0: " in listed.stderr
+        assert len([line for line in listed.stdout.splitlines() if "bad" in line]) == 1
+    replayed = streams("dead-letters", "replay")
+    assert replayed.exit_code == 0
+    assert "1 went back to transactions" in replayed.stdout and "16 records passed over" in replayed.stderr
+    (record,) = _records("transactions")
+    assert (record.key(), record.value()) == (b"card-1", b"")
+    assert "8 records passed over" in streams("dead-letters", "list", "--limit", 1).stderr
+
+
+def test_letters_that_lack_bytes_of_their_record_are_not_replayed(
+    streams: Callable[..., Result], fresh_topics: None, own_kafka: str
+) -> None:
+    """Half a record never goes back: the others do, and one sentence says how many stayed."""
+    letters = [
+        _dead_letter(5, "too-large", b"card-1", b"x" * 700_000),
+        _dead_letter(6, "too-large", b"card-2", b"x" * 600_000),
+        _dead_letter(7, "not-json", b"\xff" * 5_000, b"x"),
+    ]
+    _send(own_kafka, "dead-letters", *letters)
+    for options in (("--dry-run",), ()):
+        result = streams("dead-letters", "replay", *options)
+        assert result.exit_code == 1
+        assert f"1 {'would go' if options else 'went'} back to transactions" in result.stdout
+        assert "2 dead letters hold only the first bytes of their record" in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+    (record,) = _records("transactions")
+    assert (record.key(), record.value()) == (b"card-2", b"x" * 600_000)
+
+
 def _decision(name: str, score: float, decision: str, card: str = "c") -> bytes:
     return orjson.dumps(
         {

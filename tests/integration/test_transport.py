@@ -55,7 +55,7 @@ def produce(servers: str, topic: str, records: list[tuple[bytes, bytes]], **conf
 
 def totals(servers: str) -> dict[str, float]:
     found: dict[str, float] = {}
-    for message in read_topic(servers, "totals"):
+    for message in read_topic({"bootstrap.servers": servers}, "totals"):
         value = orjson.loads(message.value())
         found[value["customer"]] = max(value["total"], found.get(value["customer"], 0.0))
     return found
@@ -82,7 +82,7 @@ def test_ordinary_topics_and_tables_keep_working(servers: str, tmp_path: Path) -
 
 
 def seen(servers: str) -> list[dict[str, Any]]:
-    return [orjson.loads(message.value()) for message in read_topic(servers, "seen")]
+    return [orjson.loads(message.value()) for message in read_topic({"bootstrap.servers": servers}, "seen")]
 
 
 @pytest.mark.parametrize("codec", ["none", "gzip", "snappy", "lz4", "zstd"])

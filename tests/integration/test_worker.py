@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import collections
 import random
+import signal
 import threading
 import time
 
+import msgspec
 import orjson
 import pytest
 
-from tests.support.oracle import FraudOracle, assert_each_decided_rightly, checkpointed_digests
+from streams.commands.dead_letters import original_value
+from streams.events import LETTER_VALUE_BYTES_MAX, DeadLetter
+from tests.support.oracle import FraudOracle, checkpointed_digests, repeats_of_right_decisions
 from tests.support.traffic import BAD_PAYMENTS, clicks, payments
 from tests.support.workers import Bench
 
 pytestmark = pytest.mark.kafka
+HOUR_MS = 3_600_000
 
 
 def test_every_payment_is_decided_and_every_bad_record_is_a_dead_letter(bench: Bench) -> None:
@@ -31,16 +36,16 @@ def test_every_payment_is_decided_and_every_bad_record_is_a_dead_letter(bench: B
     bench.wait_for("fraud-decisions", 9_000)
     bench.wait_for("dead-letters", 1_000)
 
-    decisions, letters = bench.read_json("fraud-decisions"), bench.read_json("dead-letters")
     inputs = bench.read("transactions")
     oracle = FraudOracle(inputs, bench.read("transaction-labels"))
-    assert assert_each_decided_rightly(decisions, oracle) == 0
-    assert len(letters) == 1_000
-    bad = {(m.partition(), m.offset()) for m in inputs} - {(0, -1)}
-    places = {(letter["partition"], letter["offset"]) for letter in letters}
-    assert len(places) == 1_000 and places <= bad
-    assert all(letter["topic"] == "transactions" and letter["stage"] == "decode" for letter in letters)
-    assert collections.Counter(d["decision"] for d in decisions).keys() <= {"approve", "review", "decline"}
+    assert repeats_of_right_decisions(bench.read("fraud-decisions"), oracle) == 0
+    letters = [msgspec.json.decode(message.value(), type=DeadLetter) for message in bench.read("dead-letters")]
+    bad = {(m.partition(), m.offset()): m.value() for m in inputs if m.value() in kinds}
+    assert len(letters) == len(bad) == 1_000
+    assert {(letter.partition, letter.offset): original_value(letter) for letter in letters} == bad
+    assert all(letter.topic == "transactions" and letter.stage == "decode" for letter in letters)
+    decisions = bench.read_json("fraud-decisions")
+    assert {d["decision"] for d in decisions} == {"approve", "review", "decline"}
     assert all(bool(d["reasons"]) == (d["decision"] != "approve") for d in decisions)
 
     assert worker.get("/live")[0] == 200
@@ -77,8 +82,80 @@ def test_every_click_is_answered_without_seen_items(bench: Bench) -> None:
     assert {slates[s["event_id"]]["strategy"] for s in strangers} == {"popular"}
 
 
+def test_record_too_long_for_a_letter_is_cut_and_its_neighbours_are_decided(bench: Bench) -> None:
+    """Keys that JSON or base64 make longer than a topic takes, and a value near its limit, stop no worker."""
+    good, _ = payments(100)
+    long = [(b"", b"\x01" * 400_000), (b"", b"\xff" * 900_000), (random.Random(3).randbytes(950_000), b"c1")]
+    bench.produce("transactions", [value for value, _ in long], [key for _, key in long])
+    bench.produce_json("transactions", "card_id", good)
+    bench.start(0)
+    bench.wait_for("fraud-decisions", 100)
+    bench.wait_for("dead-letters", 3)
+    letters = [msgspec.json.decode(message.value(), type=DeadLetter) for message in bench.read("dead-letters")]
+    assert sorted((letter.key_bytes or 0, letter.value_bytes or 0) for letter in letters) == [
+        (0, 950_000), (400_000, 0), (900_000, 0),
+    ]  # fmt: skip
+    (cut,) = (letter for letter in letters if letter.value_bytes)
+    assert original_value(cut) == long[2][0][:LETTER_VALUE_BYTES_MAX]
+
+
+def test_labels_that_come_between_payments_count_from_the_next_hour_on(bench: Bench) -> None:
+    """Payments of hours already begun keep what was known then; those of a new hour wait for the labels before them.
+
+    The worker stands still while labels and later payments arrive, so that it meets both at once.
+    """
+    records, labels = payments(9_000)
+    hour = records[6_000]["event_time"] // HOUR_MS
+    early = [record for record in records if record["event_time"] // HOUR_MS < hour]
+    late = records[len(early) :]
+    elsewhere = [labels[0] | {"transaction_id": f"x{i}", "terminal_id": f"elsewhere-{i % 500}"} for i in range(40_000)]
+    worker = bench.start(0).wait_until_ready()
+    bench.produce_json("transactions", "card_id", early)
+    bench.wait_for("fraud-decisions", len(early))
+    worker.process.send_signal(signal.SIGSTOP)
+    bench.produce_json("transaction-labels", "card_id", elsewhere + labels)
+    bench.produce_json("transactions", "card_id", late)
+    worker.process.send_signal(signal.SIGCONT)
+    bench.wait_for("fraud-decisions", len(records))
+
+    inputs = bench.read("transactions")
+    oracle, unlabelled = FraudOracle(inputs, bench.read("transaction-labels")), FraudOracle(inputs)
+    names = {record["transaction_id"] for record in late}
+    assert sum(abs(oracle.scores[name] - unlabelled.scores[name]) > 1e-3 for name in names) > 100, "labels tell nothing"
+    oracle.scores = unlabelled.scores | {name: oracle.scores[name] for name in names}
+    assert repeats_of_right_decisions(bench.read("fraud-decisions"), oracle) == 0
+
+
 @pytest.mark.settings(checkpoint_interval_s=1, session_timeout_s=6)
-def test_nothing_is_lost_through_kills_and_rebalances(bench: Bench) -> None:
+def test_a_worker_without_a_slot_is_replaced_by_another(bench: Bench) -> None:
+    """Nobody knows a slotless worker again: after a kill -9 another takes over, and nothing is lost or repeated."""
+    records, labels = payments(8_000)
+    bench.produce_json("transaction-labels", "card_id", labels)
+    first = bench.start(None).wait_until_ready()
+    bench.produce_json("transactions", "card_id", records[:4_000])
+    bench.wait_for("fraud-decisions", 1)
+    first.kill()
+    bench.produce_json("transactions", "card_id", records[4_000:])
+    second = bench.start(None).wait_until_ready()
+    bench.wait_for("fraud-decisions", 8_000)
+    oracle = FraudOracle(bench.read("transactions"), bench.read("transaction-labels"))
+    assert repeats_of_right_decisions(bench.read("fraud-decisions"), oracle) == 0
+    assert second.stop() < 10.0
+    assert checkpointed_digests(bench.read("test-card-state")) == oracle.digests
+
+
+RESTLESS = {"checkpoint_interval_s": 1, "session_timeout_s": 6}
+
+
+@pytest.mark.parametrize(
+    "repeats_max",
+    [
+        pytest.param(0, marks=pytest.mark.settings(guarantee="exactly_once", **RESTLESS), id="exactly_once"),
+        # Each of the four changes of ownership may repeat what was in flight or not yet committed.
+        pytest.param(20_000, marks=pytest.mark.settings(guarantee="at_least_once", **RESTLESS), id="at_least_once"),
+    ],
+)
+def test_nothing_is_lost_through_kills_and_rebalances(bench: Bench, repeats_max: int) -> None:
     """kill -9 twice under load, a second worker joining and leaving: all decided, state as if nothing had happened."""
     records, labels = payments(60_000)
     bench.produce_json("transaction-labels", "card_id", labels)
@@ -113,6 +190,6 @@ def test_nothing_is_lost_through_kills_and_rebalances(bench: Bench) -> None:
     deadline = time.monotonic() + 60
     while not all_decided() and time.monotonic() < deadline:
         time.sleep(0.5)
-    assert_each_decided_rightly(bench.read_json("fraud-decisions"), oracle)
+    assert repeats_of_right_decisions(bench.read("fraud-decisions"), oracle) <= repeats_max
     assert last.stop() < 10.0
     assert checkpointed_digests(bench.read("test-card-state")) == oracle.digests

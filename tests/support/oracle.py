@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
+from numpy.typing import NDArray
 
 from models.features.cards import CardHistory
 from models.features.payments import PaymentFeatures
@@ -15,10 +18,17 @@ from models.runner import FraudRunner
 from streams.codecs import Limits, decode_labels, decode_transactions
 
 NOW_MS = 4_000_000_000_000
+# Sums round differently from micro-batch to micro-batch, in about the seventh digit.
+SCORE_TOLERANCE = 1e-5
 
 
 class FraudOracle:
     """Scores and final state of payments in the order of each partition, all labels known to whom they are due.
+
+    Args:
+        transactions: records of `transactions`, those of a partition in its order; of a repeated one the first counts.
+        labels: records of `transaction-labels`, in any order.
+        artifact: folder of the model; empty: the one that ships.
 
     Attributes:
         scores: transaction_id -> score.
@@ -30,20 +40,31 @@ class FraudOracle:
         terminals, runner, limits = TerminalHistory(), FraudRunner.load(artifact, device="cpu"), Limits()
         known = decode_labels([m.value() for m in labels], now_ms=NOW_MS, limits=limits)
         terminals.add(known.terminal_ids, known.event_times, known.is_fraud)
+        self.model_version = runner.version
         self.scores: dict[str, float] = {}
         self.places: dict[str, tuple[int, int]] = {}
+        self.order: dict[tuple[int, str], list[str]] = defaultdict(list)  # of the payments of a partition's card
         self.digests: dict[int, str] = {}
         for number in sorted({m.partition() for m in transactions}):
             cards = CardHistory()
             messages = [m for m in transactions if m.partition() == number]
             payments = decode_transactions([m.value() for m in messages], now_ms=NOW_MS, limits=limits)
+            payments = payments.without(repeats(payments.card_ids, payments.transaction_ids))
             features = PaymentFeatures(cards, terminals).build(
                 payments.card_ids, payments.terminal_ids, payments.event_times, payments.amounts
             )
             self.scores |= dict(zip(payments.transaction_ids, runner.score(features).tolist(), strict=True))
             for transaction_id, position in zip(payments.transaction_ids, payments.accepted.tolist(), strict=True):
-                self.places.setdefault(transaction_id, (number, messages[position].offset()))
+                self.places[transaction_id] = (number, messages[position].offset())
+            for name, card in zip(payments.transaction_ids, payments.card_ids, strict=True):
+                self.order[number, card].append(name)
             self.digests[number] = cards.digest()
+
+
+def repeats(cards: Sequence[str], ids: Sequence[str]) -> NDArray[np.bool_]:
+    """Return bool[B]: which payments came before, under the same card; tests end within the horizon."""
+    first = {pair: number for number, pair in reversed(list(enumerate(zip(cards, ids, strict=True))))}
+    return np.array([first[pair] != number for number, pair in enumerate(zip(cards, ids, strict=True))], bool)
 
 
 def checkpointed_digests(state: Sequence[Any]) -> dict[int, str]:
@@ -63,19 +84,31 @@ def checkpointed_digests(state: Sequence[Any]) -> dict[int, str]:
     return digests
 
 
-def assert_each_decided_rightly(decisions: Sequence[dict[str, Any]], oracle: FraudOracle) -> int:
-    """Check that every payment is decided, with the oracle's score, repeats equal; return how many repeats there are."""
-    by_id: dict[str, dict[str, Any]] = {}
-    for decision in decisions:
-        first = by_id.setdefault(decision["transaction_id"], decision)
-        assert decision["decision_id"] == first["decision_id"]
-        assert abs(decision["score"] - first["score"]) < 1e-5, (decision, first)
-    missing = oracle.scores.keys() - by_id.keys()
+def repeats_of_right_decisions(decisions: Sequence[Any], oracle: FraudOracle) -> int:
+    """Check decisions against an uninterrupted run, and return how many of them repeat an earlier one.
+
+    Every payment is decided, by the one model and with the oracle's score, also where it is repeated. A decision has the
+    key and the partition number of its payment, and the first decisions of a card stand in the order of its payments.
+
+    Args:
+        decisions: records of `fraud-decisions`, those of a partition in its order.
+    """
+    first: dict[str, Any] = {}
+    order: dict[tuple[int, str], list[str]] = defaultdict(list)
+    for message in decisions:
+        decision = orjson.loads(message.value())
+        name, card = decision["transaction_id"], decision["card_id"]
+        assert name in oracle.scores, f"nobody asked for this decision: {decision}"
+        score = oracle.scores[name]
+        assert abs(decision["score"] - score) < SCORE_TOLERANCE, f"expected score {score}, got {decision}"
+        assert decision["model_version"] == oracle.model_version, f"expected {oracle.model_version}, got {decision}"
+        assert decision["decision_id"] == f"{name}@{oracle.model_version[:12]}"
+        assert message.key() == card.encode()
+        if name not in first:
+            first[name] = decision
+            order[message.partition(), card].append(name)
+    missing = oracle.scores.keys() - first.keys()
     assert not missing, f"{len(missing)} payments were never decided: {sorted(missing)[:5]}"
-    assert by_id.keys() == oracle.scores.keys()
-    ids = list(by_id)
-    got = np.array([by_id[i]["score"] for i in ids])
-    want = np.array([oracle.scores[i] for i in ids])
-    wrong = np.flatnonzero(np.abs(got - want) > 1e-5)
-    assert not wrong.size, f"{wrong.size} scores differ, first {by_id[ids[wrong[0]]]} against {want[wrong[0]]}"
-    return len(decisions) - len(by_id)
+    for place, names in oracle.order.items():
+        assert order[place] == names, f"partition and card {place}: expected the order {names}, got {order[place]}"
+    return len(decisions) - len(first)

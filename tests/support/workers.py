@@ -24,6 +24,11 @@ from streams.kafka.processes import free_ports
 from streams.settings import load_settings
 
 READY_S_MAX = 120.0
+_READS_COMMITTED = {
+    "enable.auto.commit": False,
+    "isolation.level": "read_committed",
+    "auto.offset.reset": "earliest",
+}
 
 
 def poll_until(condition: Callable[[], Any], seconds_max: float, what: str) -> Any:
@@ -80,6 +85,13 @@ class WorkerProcess:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
+    def wait_until_refused(self, seconds_max: float = 90.0) -> str:
+        """Return the last line of a worker that ends by itself with exit code 1."""
+        code = self.process.wait(seconds_max)
+        text = self.log.read_text()
+        assert code == 1, f"expected exit code 1, got {code}:\n{text[-3000:]}"
+        return text.splitlines()[-1]
+
     def stop(self, seconds_max: float = 10.0) -> float:
         """End it by SIGTERM; return how long that took."""
         began = time.monotonic()
@@ -95,36 +107,36 @@ class Bench:
     def __init__(self, servers: str, folder: Path, application_id: str, **settings: Any) -> None:
         self.servers, self.folder, self.application_id = servers, folder, application_id
         self.environment = {f"STREAMS_{key.upper()}": str(value) for key, value in settings.items()}
+        self.settings = load_settings(env=self.environment, bootstrap_servers=servers, application_id=application_id)
+        self.client = self.settings.librdkafka()
         self.workers: list[WorkerProcess] = []
+        self._counted: dict[str, tuple[Consumer, int]] = {}
 
     def create_topics(self) -> None:
-        settings = load_settings(
-            env=self.environment, bootstrap_servers=self.servers, application_id=self.application_id
-        )
-        create_topics(AdminClient({"bootstrap.servers": self.servers}), settings)
+        create_topics(AdminClient(self.client), self.settings)
 
-    def start(self, slot: int, **settings: Any) -> WorkerProcess:
-        """Start a worker; it is killed with the test, however that ends."""
+    def start(self, slot: int | None, level: str = "info", **settings: Any) -> WorkerProcess:
+        """Start a worker, with a slot or without one; it is killed with the test, however that ends."""
         port = free_ports(1)[0]
         log = self.folder / f"{self.application_id}-{slot}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "faust", "-A", "streams", "worker", "-l", "info"],
+                [sys.executable, "-m", "faust", "-A", "streams", "worker", "-l", level],
                 env=self.environment_of(slot, port, settings), stdout=output, stderr=output, cwd=self.folder,
             )  # fmt: skip
         worker = WorkerProcess(process, port, log)
         self.workers.append(worker)
         return worker
 
-    def environment_of(self, slot: int, port: int, settings: Mapping[str, Any]) -> dict[str, str]:
+    def environment_of(self, slot: int | None, port: int, settings: Mapping[str, Any]) -> dict[str, str]:
         """Return the environment of a worker: this process's own settings must not reach it."""
         return {
             **{key: value for key, value in os.environ.items() if not key.startswith("STREAMS_")},
             "STREAMS_BOOTSTRAP_SERVERS": self.servers,
             "STREAMS_APPLICATION_ID": self.application_id,
-            "STREAMS_WORKER_SLOT": str(slot),
-            "STREAMS_HTTP_PORT": str(port - slot),
+            "STREAMS_HTTP_PORT": str(port - (slot or 0)),
             "STREAMS_STATE_DIR": str(self.folder),
+            **({} if slot is None else {"STREAMS_WORKER_SLOT": str(slot)}),
             **self.environment,
             **{f"STREAMS_{key.upper()}": str(value) for key, value in settings.items()},
         }
@@ -133,16 +145,13 @@ class Bench:
         for worker in self.workers:
             if worker.process.poll() is None:
                 worker.kill()
+        for consumer, _ in self._counted.values():
+            consumer.close()
 
     def produce(self, topic: str, values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> None:
         """Send records and wait until the broker holds all of them."""
         producer = Producer(
-            {
-                "bootstrap.servers": self.servers,
-                "partitioner": "murmur2_random",
-                "enable.idempotence": True,
-                "linger.ms": 5,
-            }
+            {**self.client, "partitioner": "murmur2_random", "enable.idempotence": True, "linger.ms": 5}
         )
         failed: list[KafkaError] = []
 
@@ -165,7 +174,7 @@ class Bench:
 
     def read(self, topic: str) -> list[Any]:
         """Return all records of a topic as of now, a partition after the other."""
-        return list(read_topic(self.servers, topic))
+        return list(read_topic(self.client, topic))
 
     def read_json(self, topic: str) -> list[dict[str, Any]]:
         """Return all JSON values of a topic as of now."""
@@ -185,25 +194,23 @@ class Bench:
         poll_until(there, seconds_max, f"{count} records in {topic}")
 
     def count(self, topic: str) -> int:
-        """Return the sum of a topic's end offsets."""
-        with contextlib.closing(Consumer({"bootstrap.servers": self.servers, "group.id": "count"})) as consumer:
+        """Return how many records of a topic are committed: offsets would count the marks of transactions, too."""
+        if topic not in self._counted:
+            consumer = Consumer(_READS_COMMITTED | self.client | {"group.id": "count"})
             numbers = consumer.list_topics(topic, 10).topics[topic].partitions
-            return sum(consumer.get_watermark_offsets(TopicPartition(topic, number), 10)[1] for number in numbers)
+            consumer.assign([TopicPartition(topic, number, 0) for number in numbers])
+            self._counted[topic] = consumer, 0
+        consumer, count = self._counted[topic]
+        while messages := consumer.consume(10_000, 0.2):
+            count += sum(message.error() is None for message in messages)
+        self._counted[topic] = consumer, count
+        return count
 
 
-def read_topic(servers: str, topic: str) -> Iterator[Any]:
+def read_topic(client: Mapping[str, str], topic: str) -> Iterator[Any]:
     """Yield the committed records of a topic as of now, a partition after the other."""
     with contextlib.closing(
-        Consumer(
-            {
-                "bootstrap.servers": servers,
-                "group.id": "read",
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "earliest",
-            }
-        )
+        Consumer(_READS_COMMITTED | client | {"group.id": "read", "enable.partition.eof": True})
     ) as consumer:
         for number in sorted(consumer.list_topics(topic, 10).topics[topic].partitions):
             consumer.assign([TopicPartition(topic, number, 0)])

@@ -1,11 +1,15 @@
 """Decoding of input events: what passes, what is set aside, and under which code."""
 
 import base64
+import hashlib
 import json
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
+from faust.types import TP
+from jsonschema import Draft202012Validator
 
 from streams.codecs import (
     REJECTION_CODES,
@@ -15,10 +19,16 @@ from streams.codecs import (
     decode_transactions,
     encode_dead_letter,
 )
-from streams.events import DeadLetter
+from streams.events import LETTER_KEY_BYTES_MAX, LETTER_VALUE_BYTES_MAX, DeadLetter
+from streams.publishing import Publisher
+from streams.schemas import EXAMPLES, json_schema
+from streams.topics import DEAD_LETTERS
+from streams.transport.producer import OutputProducer
+from streams.transport.record_batch import RecordBatch
 
 NOW_MS = 1_712_345_678_901
 LIMITS = Limits()
+RECORD_OVERHEAD_BYTES = 512  # of a batch of one record: lengths, timestamps, checksums, producer's id
 PAYMENT: dict[str, Any] = {
     "transaction_id": "tx-1",
     "event_time": NOW_MS - 5_000,
@@ -61,6 +71,10 @@ BAD: dict[str, tuple[bytes | None, str, str]] = {
     "bad UTF-8 in an id": (GOOD.replace(b"card-42", b"card\xff42"), "not-utf8", "0xff"),
     "bad UTF-8 in an unknown field": (with_raw("note", b'"\xc3("'), "not-utf8", "0xc3"),
     "bad UTF-8 in an unknown key": (GOOD[:-1] + b', "\xff": 1}', "not-utf8", "0xff"),
+    "bad UTF-8 behind an escaped key": (GOOD[:-1] + b', "\\u0041": 1, "note": "\xff"}', "not-utf8", "0xff"),
+    "bad UTF-8 behind a repeated key": (GOOD[:-1] + b', "x": 1, "x": "\xff"}', "not-utf8", "0xff"),
+    "bad UTF-8 and too deep": (with_raw("note", b"[" * 33 + b'"\xff"' + b"]" * 33), "not-utf8", "0xff"),
+    "half a character beside its other half": (GOOD[:-1] + b', "note": "\xc3", "\xa9": 1}', "not-utf8", "0xc3"),
     "surrogate as UTF-8": (with_raw("note", b'"\xed\xa0\x80"'), "not-utf8", "0xed"),
     "UTF-16": (json.dumps(PAYMENT).encode("utf-16"), "not-utf8", "0xff"),
     "cut in a string": (GOOD[:20], "truncated", "first 20 bytes"),
@@ -207,7 +221,7 @@ def test_clicks_decode_to_columns_and_refuse_an_unknown_event_type() -> None:
     """event_type is one of view, cart, purchase."""
     values = [json.dumps(CLICK | {"event_type": kind}).encode() for kind in ("view", "hover", "purchase")]
     batch = decode_clicks(values, now_ms=NOW_MS, limits=LIMITS)
-    assert batch.event_types == ["view", "purchase"]
+    assert batch.accepted.tolist() == [0, 2]
     assert (batch.event_ids, batch.session_ids) == (["click-1"] * 2, ["session-9"] * 2)
     assert batch.item_ids == ["item-3"] * 2
     (rejection,) = batch.rejected
@@ -276,3 +290,65 @@ def test_dead_letter_keeps_a_key_that_is_not_text(key: bytes | None, text: str |
     )
     letter = msgspec.json.decode(encoded, type=DeadLetter)
     assert (letter.key, letter.key_base64) == (text, key_base64)
+
+
+def letter_of(key: bytes | None, value: bytes | None, message: str = "m") -> tuple[bytes, DeadLetter]:
+    encoded = encode_dead_letter(
+        topic="t" * 249, partition=2**31 - 1, offset=2**63 - 1, key=key, value=value, stage="decode", code="not-an-object",
+        message=message,
+    )  # fmt: skip
+    return encoded, msgspec.json.decode(encoded, type=DeadLetter)
+
+
+@pytest.mark.parametrize("key", [b"\x01" * 400_000, b"\xff" * 900_000, b'"' * 5_000, "\u20ac".encode() * 5_000, None])
+@pytest.mark.parametrize("value", [b"\xff" * 16_777_216, b"\x01" * (LETTER_VALUE_BYTES_MAX + 1), None])
+def test_dead_letter_fits_a_topic_as_brokers_make_them(key: bytes | None, value: bytes | None) -> None:
+    """Whatever came, the letter and its Kafka key take less than 1,000,000 bytes, and the schema describes it."""
+    encoded, _ = letter_of(key, value, "\x01" * 20_000)
+    assert len(encoded) + LETTER_KEY_BYTES_MAX + RECORD_OVERHEAD_BYTES < 1_000_000
+    Draft202012Validator(json_schema(DEAD_LETTERS)).validate(json.loads(encoded))
+
+
+def test_dead_letter_of_a_long_record_has_its_first_bytes_length_and_digest() -> None:
+    """What is cut is told in fields and in the sentence, and the whole can be recognised elsewhere."""
+    key, value = b"k" * (LETTER_KEY_BYTES_MAX + 1), bytes(range(256)) * 4_096
+    _, letter = letter_of(key, value)
+    assert letter.key == "k" * LETTER_KEY_BYTES_MAX
+    assert (letter.key_bytes, letter.key_sha256) == (len(key), hashlib.sha256(key).hexdigest())
+    assert base64.b64decode(letter.value_base64 or "") == value[:LETTER_VALUE_BYTES_MAX]
+    assert (letter.value_bytes, letter.value_sha256) == (len(value), hashlib.sha256(value).hexdigest())
+    assert letter.is_cut
+    assert (
+        letter.message
+        == "m; the letter has 4096 of 4097 bytes of the key; the letter has 655360 of 1048576 bytes of the value"
+    )
+
+
+def test_key_that_a_cut_splits_inside_a_character_is_base64() -> None:
+    """The bytes that are there are exact, also where they are no longer text."""
+    key = "\u20ac".encode() * LETTER_KEY_BYTES_MAX
+    _, letter = letter_of(key, None)
+    assert letter.key is None
+    assert base64.b64decode(letter.key_base64 or "") == key[:LETTER_KEY_BYTES_MAX]
+
+
+def test_dead_letter_at_the_limits_is_whole() -> None:
+    """A key and a value that just fit carry no fields of a cut."""
+    encoded, letter = letter_of(b"k" * LETTER_KEY_BYTES_MAX, b"v" * LETTER_VALUE_BYTES_MAX)
+    assert not letter.is_cut
+    assert json.loads(encoded).keys() == EXAMPLES["dead-letters"][0].keys()
+    assert letter.message == "m"
+
+
+def test_publisher_cuts_the_kafka_key_as_the_letter_does() -> None:
+    """The key travels beside the letter: a long one would count again, whole."""
+    publisher = Publisher(cast(OutputProducer, SimpleNamespace(partition_counts=lambda names: dict.fromkeys(names, 1))))
+    keys = [None, b"", b"card-42", b"\xff" * 900_000]
+    batch = RecordBatch(TP("transactions", 0), 0, 4, [0, 1, 2, 3], keys, [None] * 4, [NOW_MS] * 4, [()] * 4, 1, 0.0)
+    rejected = decode_transactions(batch.values, now_ms=NOW_MS, limits=LIMITS).rejected
+    assert publisher.dead_letters(batch, rejected).keys == [
+        None,
+        b"",
+        b"card-42",
+        b"\xff" * LETTER_KEY_BYTES_MAX,
+    ]

@@ -20,6 +20,14 @@ PAYMENT = {
     "terminal_id": "terminal-7",
     "amount": 57.16,
 }
+CLICK = {
+    "event_id": "click-1",
+    "event_time": NOW_MS,
+    "session_id": "session-9",
+    "item_id": "item-3",
+    "event_type": "view",
+}
+LABEL = {key: PAYMENT[key] for key in PAYMENT if key != "amount"} | {"is_fraud": True}
 GOOD = json.dumps(PAYMENT).encode()
 
 json_scalars = (
@@ -92,6 +100,78 @@ def test_a_batch_decodes_as_its_parts(batch: list[bytes | None], cut: int) -> No
     assert whole.card_ids == parts[0].card_ids + parts[1].card_ids
     assert whole.amounts.tolist() == parts[0].amounts.tolist() + parts[1].amounts.tolist()
     assert [(r.code, r.message) for r in whole.rejected] == [(r.code, r.message) for p in parts for r in p.rejected]
+
+
+# Fields that nobody reads, with all that a decoder must step over: escapes, repeats, nesting, text that is not ASCII.
+UNREAD = (
+    b"",
+    b', "note": "caf\xc3\xa9 \xf0\x9f\x98\x80", "n\xc3\xb6te": 1',
+    b', "x": 1, "x": "y"',
+    b', "\\u0078": 1, "y": "z"',
+    b', "\\u0061mount": 1, "\\"": "\\\\"',
+    b', "a": {"b": [1, -2.5e3, {"b": null, "\\n": "s"}], "b": "\\ud83d\\ude00"}, "list": ["", true, [[]]]',
+)
+# Each byte here opens, ends or spoils something in JSON or UTF-8.
+RAW = b'"\\{}[],:0-.eEtu\n\x00\x1f\x80\xa9\xc3\xed\xf0\xff'
+
+
+@st.composite
+def mutated(draw: st.DrawFn, record: dict[str, Any]) -> bytes:
+    """A valid record with unread fields, up to four of its bytes flipped, inserted, deleted, or spans spliced."""
+    plain = json.dumps(record).encode()[:-1]
+    value = bytearray(plain + draw(st.sampled_from(UNREAD)) + draw(st.sampled_from(UNREAD)) + b"}")
+    raw = st.sampled_from(RAW) | st.integers(0, 255)
+    for _ in range(draw(st.integers(0, 4))):
+        # Half of them behind the fields that are read, where a decoder looks least.
+        place = draw(st.integers(0, len(value) - 1) | st.integers(min(len(plain), len(value) - 1), len(value) - 1))
+        kind = draw(st.sampled_from(["flip", "insert", "delete", "splice"]))
+        if kind == "flip":
+            value[place] = draw(raw)
+        elif kind == "insert":
+            value.insert(place, draw(raw))
+        elif kind == "delete" and len(value) > 1:
+            del value[place]
+        elif kind == "splice":
+            begin = draw(st.integers(0, len(value)))
+            value[place:place] = draw(st.sampled_from(UNREAD)) or value[begin : begin + draw(st.integers(0, 40))]
+    return bytes(value)
+
+
+def is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("decode", "record", "ids"),
+    [
+        (decode_transactions, PAYMENT, "transaction_ids"),
+        (decode_clicks, CLICK, "event_ids"),
+        (decode_labels, LABEL, "transaction_ids"),
+    ],
+    ids=["payment", "click", "label"],
+)
+@given(data=st.data())
+@settings(max_examples=400, deadline=None)
+def test_mutated_records_are_accepted_or_rejected_and_harm_no_neighbour(
+    decode: Any, record: dict[str, Any], ids: str, data: st.DataObject
+) -> None:
+    """Nothing raises for damaged bytes; good neighbours pass; what is not UTF-8, in whatever field, is not-utf8."""
+    damaged = data.draw(st.lists(mutated(record), min_size=1, max_size=4))
+    good = json.dumps(record | {ids.removesuffix("s"): "good"}).encode()
+    batch = [good, *(value for each in damaged for value in (each, good))]
+    decoded = decode(batch, now_ms=NOW_MS, limits=LIMITS)
+    rows = decoded.accepted.tolist()
+    codes = {rejection.position: rejection.code for rejection in decoded.rejected}
+    assert sorted([*rows, *codes]) == list(range(len(batch)))
+    for position in range(0, len(batch), 2):
+        assert getattr(decoded, ids)[rows.index(position)] == "good"
+    for position in range(1, len(batch), 2):
+        assert codes.get(position, "missing-field") in REJECTION_CODES
+        assert (codes.get(position) == "not-utf8") == (not is_utf8(batch[position]))
 
 
 class Repeated(Exception):

@@ -72,6 +72,12 @@ def test_every_number_has_a_range() -> None:
         ({"security_protocol": "SASL_SSL"}, ("security_protocol=SASL_SSL", "needs sasl_username and sasl_password")),
         (SASL | {"sasl_password": ""}, ("security_protocol=SASL_SSL", "needs sasl_username and sasl_password")),
         (SASL | {"security_protocol": "SSL"}, ("sasl_username", "security_protocol=SSL", "use SASL_SSL")),
+        ({"security_protocol": "SSL", "ssl_key_location": "k"}, ("ssl_certificate_location", "set both or neither")),
+        ({"ssl_ca_location": "ca.pem"}, ("ssl_ca_location", "security_protocol=PLAINTEXT", "use SSL or SASL_SSL")),
+        (
+            SASL | {"security_protocol": "SASL_PLAINTEXT", "ssl_key_password": "x"},
+            ("ssl_key_password", "security_protocol=SASL_PLAINTEXT", "use SSL or SASL_SSL"),
+        ),
         ({"application_id": " "}, ("application_id is empty", "name the consumer group")),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
@@ -150,8 +156,8 @@ def test_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 def test_secrets_are_in_no_repr_and_no_error(tmp_path: Path) -> None:
     """Logs and tracebacks carry settings and errors, never a password."""
     secrets = [f.name for f in fields(Settings) if f.metadata["secret"]]
-    assert secrets == ["sasl_password", "ssl_key_password"]
-    loaded = load_settings(env={}, **SASL, ssl_key_password="hunter3")
+    assert secrets == ["http_token", "sasl_password", "ssl_key_password"]
+    loaded = load_settings(env={}, **SASL, ssl_key_password="hunter3", http_token="hunter4")
     assert "hunter" not in repr(loaded) and "ann" in repr(loaded)
     file = tmp_path / "mine.toml"
     for name in secrets:

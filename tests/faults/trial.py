@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import signal
 import threading
 import time
@@ -302,6 +303,7 @@ class Trial(Bench):
         faults: int = 0,
         restarts: Sequence[float] = (),
         excused: frozenset[str] = frozenset(),
+        quiet_s_max: float = math.inf,
         oracle: Callable[[Sequence[Any], Sequence[Any]], FraudOracle] = FraudOracle,
     ) -> Verdict:
         """Wait until all that was confirmed is decided, or time is up, and judge.
@@ -310,11 +312,17 @@ class Trial(Bench):
             faults: how many were done.
             restarts: when workers were started again, seconds of the wall clock.
             excused: ids that need no decision.
+            quiet_s_max: give up once no decision has come for so long, where some are expected to be missing.
             oracle: what to expect of the inputs and labels in the log.
         """
         confirmed = {name: each for load in self.loads for name, each in load.finish().items()}
         deadline = time.monotonic() + seconds_max
+        heard_at, heard = time.monotonic(), 0
         while time.monotonic() < deadline and not (confirmed.keys() - excused) <= self.tail.ids:
+            if len(self.tail.seen) > heard:
+                heard_at, heard = time.monotonic(), len(self.tail.seen)
+            if heard and time.monotonic() - heard_at > quiet_s_max:
+                break
             time.sleep(0.1)
         time.sleep(SETTLE_S)
         self.oracle = oracle(self.read(TRANSACTIONS.name), self.read(LABELS.name))

@@ -75,7 +75,7 @@ def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
 
 
 # A killed worker is missed after the session timeout; checkpoints come often, so that short trials meet some.
-SETTINGS = {"session_timeout_s": 6, "checkpoint_interval_s": 1}
+SETTINGS = {"session_timeout_s": 6, "checkpoint_interval_s": 2}
 
 
 def settings_of(request: pytest.FixtureRequest) -> dict[str, Any]:

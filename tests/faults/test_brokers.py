@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import AdminClient
 
 from streams.kafka import EmbeddedKafka
 from streams.topics import DECISIONS
@@ -77,12 +76,11 @@ def test_a_broker_dies(replicated: Trial, trio: EmbeddedKafka, form: Form, repor
 
 
 def leader(trial: Trial, _kafka: EmbeddedKafka) -> int:
-    partitions = AdminClient({"bootstrap.servers": trial.servers}).list_topics(DECISIONS.name, 10).topics
-    return int(partitions[DECISIONS.name].partitions[0].leader)
+    return int(trial.admin.list_topics(DECISIONS.name, 10).topics[DECISIONS.name].partitions[0].leader)
 
 
 def coordinator(trial: Trial, _kafka: EmbeddedKafka) -> int:
-    groups = AdminClient({"bootstrap.servers": trial.servers}).describe_consumer_groups([trial.application_id])
+    groups = trial.admin.describe_consumer_groups([trial.application_id])
     return int(groups[trial.application_id].result(10).coordinator.id)
 
 
@@ -107,7 +105,7 @@ def dead_broker(trial: Trial, kafka: EmbeddedKafka, node: int) -> Iterator[None]
 
 def in_sync(trial: Trial) -> bool:
     """Tell whether every partition has all of its replicas."""
-    topics = AdminClient({"bootstrap.servers": trial.servers, "log_level": 0}).list_topics(timeout=30).topics
+    topics = trial.admin.list_topics(timeout=30).topics
     return all(len(p.isrs) == len(p.replicas) for topic in topics.values() for p in topic.partitions.values())
 
 

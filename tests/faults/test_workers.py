@@ -141,13 +141,13 @@ def test_rebalance_storm(trial: Trial, form: Form, report: Report) -> None:
     guests: dict[int, WorkerProcess] = {}
     generator = random.Random(11)
     events, every_s = form(5, 60), form(3.0, 5.0)
-    for _ in range(events):
+    for event in range(events):
+        time.sleep(every_s if event else 0.0)
         slot = generator.choice((1, 2))
         if slot in guests:
             guests.pop(slot).stop(15.0)
         else:
             guests[slot] = trial.fork(slot)
-        time.sleep(every_s)
     moved_s = assert_all_partitions_decide(trial, 30.0)
     load.stop()
     report("11 rebalance storm", trial.verdict(faults=events), moved_s=moved_s)
@@ -190,6 +190,8 @@ def test_state_is_restored_from_kafka(trial: Trial, form: Form, report: Report) 
     first = trial.fork(0)
     trial.load(records[:half]).finish()
     trial.wait_for_decisions(half)
+    state = f"{trial.application_id}-card-state"
+    poll_until(lambda: {m.partition() for m in trial.read(state)} == set(range(PARTITIONS)), 60, "checkpoints")
     first.kill()
     shutil.rmtree(trial.folder / f"{trial.application_id}-data")
     load = trial.load(records[half:], rate=form(100, 1_000))

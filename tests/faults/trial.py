@@ -161,7 +161,7 @@ class Trial(Bench):
         super().__init__(servers, folder, application_id, **settings)
         if worker_servers is not None:
             self.environment["STREAMS_BOOTSTRAP_SERVERS"] = worker_servers
-        self._admin = AdminClient({"bootstrap.servers": servers, "log_level": 0})
+        self.admin = AdminClient({"bootstrap.servers": servers, "log_level": 0})
         self._supervised: list[Supervised] = []
         self.labels: list[dict[str, Any]] = []
         self.loads: list[Load] = []
@@ -180,10 +180,10 @@ class Trial(Bench):
         return False
 
     def _delete_topics(self) -> None:
-        old = [name for name in self._admin.list_topics(timeout=30).topics if not name.startswith("__")]
-        for future in (self._admin.delete_topics(old, operation_timeout=30) if old else {}).values():
+        old = [name for name in self.admin.list_topics(timeout=30).topics if not name.startswith("__")]
+        for future in (self.admin.delete_topics(old, operation_timeout=30) if old else {}).values():
             future.result()
-        poll_until(lambda: not set(old) & self._admin.list_topics(timeout=30).topics.keys(), 30, "topics to be gone")
+        poll_until(lambda: not set(old) & self.admin.list_topics(timeout=30).topics.keys(), 30, "topics to be gone")
 
     def close(self) -> None:
         for each in self._supervised:
@@ -203,7 +203,7 @@ class Trial(Bench):
             for key, value in config.items()
         ]
         resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
-        self._admin.incremental_alter_configs([resource])[resource].result(30)
+        self.admin.incremental_alter_configs([resource])[resource].result(30)
 
     # ---- workers
 
@@ -267,14 +267,18 @@ class Trial(Bench):
 
     def committed(self) -> dict[int, int]:
         """Return the committed offset of each partition of the payments; 0 where there is none."""
-        with contextlib.closing(
-            Consumer({"bootstrap.servers": self.servers, "group.id": self.application_id, "log_level": 0})
-        ) as group:
-            asked = [
-                TopicPartition(TRANSACTIONS.name, number)
-                for number in group.list_topics(TRANSACTIONS.name, 10).topics[TRANSACTIONS.name].partitions
-            ]
-            return {tp.partition: max(0, tp.offset) for tp in group.committed(asked, 30)}
+        config = {"bootstrap.servers": self.servers, "group.id": self.application_id, "log_level": 0}
+        with contextlib.closing(Consumer(config)) as group:
+            numbers = group.list_topics(TRANSACTIONS.name, 10).topics[TRANSACTIONS.name].partitions
+            asked = [TopicPartition(TRANSACTIONS.name, number) for number in numbers]
+
+            def answered() -> dict[int, int]:
+                with contextlib.suppress(KafkaException):  # the coordinator is moving to another broker
+                    return {tp.partition: max(0, tp.offset) for tp in group.committed(asked, 10)}
+                return {}
+
+            found: dict[int, int] = poll_until(answered, 60, "the committed offsets")
+            return found
 
     def assert_committed_is_decided(self) -> None:
         """Check that no committed offset has passed an input whose decision cannot be read."""

@@ -17,6 +17,7 @@ from faust.types import TP
 from streams.errors import DeliveryFailed
 from streams.transport.ownership import Ownership
 from streams.transport.producer import Delivery, OutputSender
+from streams.transport.record_batch import RecordBatch
 
 logger = logging.getLogger(__name__)
 
@@ -95,18 +96,28 @@ class TransactionalProducer:
         self._initialised = False
         self._open: list[Delivery] = []
         self._waiting: list[Delivery] = []
+        self._reached: dict[TP, int] = {}  # where the deliveries of the present assignment end
         self._work = asyncio.Event()
 
     def produce(self, delivery: Delivery) -> None:
         """Send within the open transaction, or have it wait for the next. Any thread."""
         with self._lock:
-            current = self._member is not None and delivery.batch.generation == self._member.generation
+            current = self._belongs(delivery.batch)
             if current and self._gate_closed:
                 self._waiting.append(delivery)
             elif current:
                 self._send(delivery)
         if not current:
             delivery.abandoned()
+
+    def _belongs(self, batch: RecordBatch) -> bool:
+        """Tell whether a batch is of the present assignment, and follows the last one: an offset commits all below it."""
+        if self._member is None or batch.generation != self._member.generation:
+            return False
+        if batch.first != self._reached.get(batch.tp, batch.first):
+            return False
+        self._reached[batch.tp] = batch.next_offset
+        return True
 
     def _send(self, delivery: Delivery) -> None:
         try:
@@ -116,9 +127,11 @@ class TransactionalProducer:
             for each in delivery.outputs:
                 self._sender.send(each)
         except DeliveryFailed as exc:
+            self._member = None  # a part of it may be in the open transaction, which must not commit any more
             delivery.failed(exc)
             return
         except KafkaException as exc:
+            self._member = None
             delivery.failed(DeliveryFailed(f"transactional id {self._id}: no transaction: {exc.args[0].str()}"))
             return
         self._open.append(delivery)
@@ -220,6 +233,7 @@ class TransactionalProducer:
         with self._lock:
             abandoned = self._open + self._waiting
             self._open, self._waiting, self._member, self._gate_closed = [], [], None, True
+            self._reached.clear()
         try:
             if self._begun:
                 self._repeated(lambda: client.abort_transaction(CALL_S_MAX))

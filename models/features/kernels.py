@@ -24,9 +24,8 @@ CAPACITY_MIN = 4
 CAPACITY_CLASSES = 40
 GUARD = 1 + CAPACITY_CLASSES  # where `touch` leaves its sum
 LINE_SLOTS = 8  # slots in a cache line
-TOUCH_RECORDS = (
-    32  # enough misses to fill a core's queue, few enough for all lines to be there still when they are used
-)
+# Enough misses to fill a core's queue, few enough for all lines to be there still when they are used.
+TOUCH_RECORDS = 32
 TOUCH_SLOTS = 128  # two months of payments of a usual card
 
 DAY_MS = 86_400_000
@@ -218,9 +217,7 @@ def typical_columns(oldest, slot, total, square, t, a, times, values, recent_ms,
         spread = math.sqrt(max(square / count - centre * centre, 0.0))
         for _ in range(2):
             bound = centre + 2.0 * spread
-            used = 0
-            total = 0.0
-            square = 0.0
+            used, total, square = 0, 0.0, 0.0
             for i in range(oldest, slot):
                 v = values[i]
                 if v <= bound:
@@ -232,10 +229,8 @@ def typical_columns(oldest, slot, total, square, t, a, times, values, recent_ms,
                 spread = math.sqrt(max(square / used - centre * centre, 0.0))
     scale = 1.0 / max(centre, 0.01)
     limit = outlier_ratio * max(centre, 0.01)
-    largest = 0.0
-    second = 0.0
-    outliers = 0
-    half = 0
+    largest, second = 0.0, 0.0
+    outliers, half = 0, 0
     since = recent_ms
     i = slot - 1
     while i >= oldest and times[i] > t - recent_ms:
@@ -266,27 +261,9 @@ def typical_columns(oldest, slot, total, square, t, a, times, values, recent_ms,
 
 @compiled
 def update_cards(
-    begin,
-    rows,
-    event_time,
-    amount,
-    meta,
-    times,
-    values,
-    heap,
-    dirty,
-    watermark,
-    windows,
-    sums,
-    horizon,
-    typical_ms,
-    recent_ms,
-    outlier_ratio,
-    kept_ms,
-    events_max,
-    out,
-    column,
-):
+    begin, rows, event_time, amount, meta, times, values, heap, dirty, watermark, windows, sums, horizon, typical_ms,
+    recent_ms, outlier_ratio, kept_ms, events_max, out, column,
+):  # fmt: skip
     """Insert payments begin.. in order and write their features; stop where the arena is full.
 
     Returns:
@@ -386,21 +363,9 @@ def add_labels(begin, rows, bucket, is_fraud, meta, times, values, heap, dirty, 
 
 @compiled
 def terminal_features(
-    rows,
-    event_time,
-    granularity,
-    delay,
-    meta,
-    times,
-    values,
-    floor,
-    windows,
-    hours_per_bucket,
-    recent,
-    events_max,
-    out,
-    column,
-):
+    rows, event_time, granularity, delay, meta, times, values, floor, windows, hours_per_bucket, recent, events_max,
+    out, column,
+):  # fmt: skip
     """Write the labelled history of each terminal as known at its cutoff (delay, floor, windows in buckets)."""
     mask = (1 << 32) - 1
     guard = np.int64(0)

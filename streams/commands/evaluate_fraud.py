@@ -26,7 +26,7 @@ from models.runner import FraudRunner
 from models.training.fraud import ordered, train_until
 from models.training.reproducible import Progress, reproducible, versions
 from streams.commands.answers import AnswersIncomplete, answers
-from streams.commands.column_files import ColumnFile, SourceError, to_number, to_text
+from streams.commands.column_files import ColumnFile, SourceError, as_list, to_number, to_text
 from streams.commands.event_files import EventFile, read_events
 from streams.commands.progress import part_of
 from streams.topics import DECISIONS, TRANSACTIONS
@@ -237,10 +237,10 @@ class FraudEvaluation:
         features = np.full((len(self._ids), len(BOOK_FEATURES)), np.nan, np.float32)
         features[:, 0] = self.payments.table["amount"]
         for batch in file.batches([id_column, *own]):
-            ids = file.convert(batch, id_column, to_text)
+            ids = as_list(file.convert(batch, id_column, to_text))
             places = np.array([self._row_of.get(payment or "", -1) for payment in ids], np.int64)
             for number, column in enumerate(own, start=1):
-                values = np.array(file.convert(batch, column, to_number), np.float32)
+                values = np.array(as_list(file.convert(batch, column, to_number)), np.float32)
                 features[places[places >= 0], number] = values[places >= 0]
         if missing := int(np.isnan(features).any(axis=1).sum()):
             raise SourceError(

@@ -55,22 +55,24 @@ class Checkpointer:
         rows = 0
         try:
             async with asyncio.timeout(seconds_max), self._lock:
+                member = self._member()
+                if member is None:
+                    return 0
                 for name, table in self._tables.items():
                     # One partition at a time: the device is held up for the copy of one, not of all.
-                    for number in await self._device.call(table.moved):
-                        rows += await self._write_one(name, table, number, deadline)
+                    for number in await self._device.call(partial(table.moved, member.generation)):
+                        rows += await self._write_one(name, table, number, member, deadline)
         except TimeoutError:
             logger.warning("the checkpoint was not written within %.1f s; the next one goes on", seconds_max)
         return rows
 
-    async def _write_one(self, name: str, table: StateTable[Any], number: int, deadline: float) -> int:
-        member = self._member()
-        if member is None:
-            return 0
+    async def _write_one(
+        self, name: str, table: StateTable[Any], number: int, member: GroupMember, deadline: float
+    ) -> int:
         taken: list[Snapshot] = []
         written = False
         try:
-            await self._device.call(lambda: taken.extend(filter(None, [table.snapshot(number)])))
+            await self._device.call(lambda: taken.extend(filter(None, [table.snapshot(number, member.generation)])))
             if not taken:
                 return 0
             (snapshot,) = taken

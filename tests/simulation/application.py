@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from streams.transport.reader import LogReader
 from streams.transport.record_batch import Fetch, RecordSpan
 from streams.transport.state_writer import StateWriter
 from streams.worker import Worker
-from tests.simulation.broker import Broker, Entry, Place, Refused
+from tests.simulation.broker import Broker, Connection, Entry, Place, Refused
 from tests.simulation.counting import CountHistory, CountingJob, replay
 from tests.simulation.oracle import INPUT, OUTPUT, STATE, Oracle
 from tests.simulation.scheduler import Loop, Process, Scheduler, Thread
@@ -313,6 +314,7 @@ class Membership:
         self._assigned: set[TP] = set()
         self._positions: dict[TP, int] = {}
         self._rejoin = asyncio.Event()
+        self._connection: Connection = deque()
 
     def _ensure_consumer(self) -> Any:
         """Return what stands for the AIOKafkaConsumer."""
@@ -339,7 +341,7 @@ class Membership:
 
     async def _ask(self, apply: Callable[[], Any]) -> Any:
         future, answered = self._answer()
-        self._broker.request(self._app.process, apply, answered)
+        self._broker.request(self._app.process, apply, answered, self._connection)
         return await future
 
     # ---- group
@@ -360,6 +362,7 @@ class Membership:
                 self._app.process,
                 lambda member=member, joined=joined: self._broker.join(member, name, instance, joined),  # type: ignore[misc]
                 lambda _: None,
+                self._connection,
             )
             try:
                 self.member_id, self.generation, places = await future

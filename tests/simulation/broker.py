@@ -15,6 +15,7 @@ What is kept of Kafka, since correctness hangs on it:
 from __future__ import annotations
 
 import zlib
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple, Protocol
 from tests.simulation.scheduler import Process, Scheduler, Signal
 
 Place = tuple[str, int]  # topic and partition
+Connection = deque[tuple[Callable[[], Any], Callable[[Any], None]]]  # requests on their way, with who is told the answer
 
 ANSWER_S = 0.001  # average of one way, when nothing is wrong
 SLOW_ANSWERS = 0.02
@@ -142,22 +144,35 @@ class Broker:
         random = self._scheduler.random
         return random.expovariate(1.0 / (SLOW_ANSWER_S if random.random() < self.slow_answers else ANSWER_S))
 
-    def request(self, process: Process, apply: Callable[[], Any], answered: Callable[[Any], None]) -> None:
-        """Send a request; `answered` is given what `apply` returns, or the Refused that it raises."""
-        process.count_request()
-        process.perform(lambda: self._scheduler.after(self.one_way_s(), lambda: self._arrive(apply, answered)))
+    def request(
+        self,
+        process: Process,
+        apply: Callable[[], Any],
+        answered: Callable[[Any], None],
+        connection: Connection | None = None,
+    ) -> None:
+        """Send a request; `answered` is given what `apply` returns, or the Refused that it raises.
 
-    def _arrive(self, apply: Callable[[], Any], answered: Callable[[Any], None]) -> None:
+        Requests of one connection are done in the order in which they were sent.
+        """
+        process.count_request()
+        waiting: Connection = deque() if connection is None else connection
+        waiting.append((apply, answered))
+        process.perform(lambda: self._scheduler.after(self.one_way_s(), lambda: self._arrive(waiting)))
+
+    def _arrive(self, waiting: Connection) -> None:
         down_s = self.down_until - self._scheduler.now
         if down_s > 0:
-            self._scheduler.after(down_s + self.one_way_s(), lambda: self._arrive(apply, answered))
+            self._scheduler.after(down_s + self.one_way_s(), lambda: self._arrive(waiting))
             return
+        apply, answered = waiting.popleft()
         try:
             result = apply()
         except Refused as exc:
             result = exc
         except Later:
-            self._scheduler.after(LATER_S, lambda: self._arrive(apply, answered))
+            waiting.appendleft((apply, answered))
+            self._scheduler.after(LATER_S, lambda: self._arrive(waiting))
             return
         self._scheduler.after(self.one_way_s(), lambda: answered(result))
 

@@ -251,9 +251,11 @@ class Worker:
             self._fail(exc)
 
     async def drain(self, deadline: float) -> None:
-        """Let what has begun finish until `deadline`, monotonic; abandon the rest."""
+        """Let what has begun finish until `deadline`, monotonic; abandon the rest, and all of it after a failure."""
         for pipeline in self.pipelines:
             pipeline.abandon()
+        if self.failure is not None:
+            return
         for pipeline in self.pipelines:
             if not await pipeline.drain(deadline):
                 logger.warning("drain: outputs are still unconfirmed; their input will be read again")

@@ -23,7 +23,9 @@ from typing import Any, NamedTuple, Protocol
 from tests.simulation.scheduler import Process, Scheduler, Signal
 
 Place = tuple[str, int]  # topic and partition
-Connection = deque[tuple[Callable[[], Any], Callable[[Any], None]]]  # requests on their way, with who is told the answer
+Connection = deque[
+    tuple[Callable[[], Any], Callable[[Any], None]]
+]  # requests on their way, with who is told the answer
 
 ANSWER_S = 0.001  # average of one way, when nothing is wrong
 SLOW_ANSWERS = 0.02

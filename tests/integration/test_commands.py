@@ -207,6 +207,18 @@ def test_unconfirmed_record_is_exit_code_1(streams: Callable[..., Result], fresh
     assert len(_records("transactions")) == 2
 
 
+def test_speedup_reached_is_printed(streams: Callable[..., Result], fresh_topics: None, tmp_path: Path) -> None:
+    """The end tells what became of the speed-up, also where the machine cannot do it."""
+    path = _payments(tmp_path / "payments.parquet", 200)
+    for asked in ("600000", "1e12"):
+        result = streams("produce", path, "--columns", MAPPING, "--speedup", asked)
+        assert result.exit_code == 0
+        (line,) = [line for line in result.output.splitlines() if line.startswith("200 records to transactions")]
+        got = float(line.split("speed-up ")[1].split(" of ")[0].replace(",", ""))
+        assert line.endswith(f" of {float(asked):,.1f}")
+        assert 0 < got <= float(asked)
+
+
 def test_simulated_events_reach_both_topics(streams: Callable[..., Result], fresh_topics: None) -> None:
     """The simulator feeds payments, clicks and labels; --limit counts payments and clicks."""
     result = streams("produce", "simulate", "--limit", 1001)

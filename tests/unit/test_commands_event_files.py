@@ -185,13 +185,22 @@ def test_order_is_checked_across_batches(tmp_path: Path) -> None:
         ({"columns": {**MAPPING, "card": "customer"}}, "card: transactions has no such field"),
         ({"columns": MAPPING, "label": "is_fraud"}, "no column 'is_fraud'"),
         ({"columns": MAPPING, "constants": {"event_time": "1"}}, "event_time: cannot be a constant"),
-        ({"columns": MAPPING, "constants": {"amount": "x"}}, "amount=x: expected a number"),
+        ({"columns": MAPPING, "constants": {"amount": "x"}}, "amount=x: expected a finite number"),
+        ({"columns": MAPPING, "constants": {"amount": "nan"}}, "amount=nan: expected a finite number"),
     ],
 )
 def test_mapping_mistakes_name_the_remedy(tmp_path: Path, options: dict[str, Any], sentence: str) -> None:
     """A mapping that cannot work is refused before anything is sent, with the columns that exist."""
     with pytest.raises(SourceError, match=sentence):
         EventFile(_payments(tmp_path / "p.parquet"), TRANSACTIONS, **options)
+
+
+def test_constant_that_no_record_may_have_is_told_with_those_it_may(tmp_path: Path) -> None:
+    """A kind of click that does not exist would make dead letters of the whole file."""
+    path = _payments(tmp_path / "p.parquet")
+    mapping = {"event_time": "ts", "session_id": "customer", "item_id": "terminal"}
+    with pytest.raises(SourceError, match="event_type=buy: expected view, cart, purchase"):
+        EventFile(path, CLICKSTREAM, columns=mapping, constants={"event_type": "buy"})
 
 
 @pytest.mark.parametrize(

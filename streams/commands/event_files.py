@@ -6,6 +6,7 @@ fields stays behind: it may tell the label.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from streams.commands.column_files import (
     to_text,
 )
 from streams.commands.event_times import EventTimes
+from streams.events import LISTED
 from streams.topics import Topic
 
 LABEL: Final = "\0label"  # beside the fields: no field has this name
@@ -229,9 +231,14 @@ def read_events(
 def _constant(name: str, value: str) -> str | float:
     if name in ("event_time", "transaction_id", "event_id"):
         raise SourceError(f"{name}: cannot be a constant; map it to a column")
+    if name in LISTED and value not in LISTED[name]:
+        raise SourceError(f"{name}={value}: expected {', '.join(LISTED[name])}")
     if name != "amount":
         return value
     try:
-        return float(value)
+        amount = float(value)
     except ValueError:
-        raise SourceError(f"amount={value}: expected a number") from None
+        amount = math.nan
+    if not math.isfinite(amount):
+        raise SourceError(f"amount={value}: expected a finite number")
+    return amount

@@ -209,10 +209,13 @@ def _run(replays: list[Replay], delivery: Delivery, total: int | None) -> None:
         delivery.give_up()
         seconds = time.monotonic() - started
         for replay in replays:
-            click.echo(
-                f"{replay.events:,} records to {replay.topic.name}"
-                + (f", {replay.labels:,} labels" if replay.labels else "")
-            )
+            line = f"{replay.events:,} records to {replay.topic.name}"
+            if replay.labels:
+                line += f", {replay.labels:,} labels"
+            reached = replay.pace.speedup_reached()
+            if replay.pace.speedup is not None and reached is not None:
+                line += f", speed-up {reached:,.1f} of {replay.pace.speedup:,.1f}"
+            click.echo(line)
         click.echo(
             f"{delivery.confirmed:,} confirmed by the broker, {delivery.failed:,} failed, {delivery.waiting:,} unknown "
             f"in {seconds:.1f} s: {delivery.confirmed / seconds:,.0f} records/s"

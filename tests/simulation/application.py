@@ -360,7 +360,9 @@ class Membership:
 
             self._broker.request(
                 self._app.process,
-                lambda member=member, joined=joined: self._broker.join(member, name, instance, joined),  # type: ignore[misc]
+                lambda member=member, name=name, instance=instance, joined=joined: self._broker.join(
+                    member, name, instance, joined
+                ),  # type: ignore[misc]
                 lambda _: None,
                 self._connection,
             )

@@ -448,7 +448,8 @@ def simulated_world() -> Iterator[pytest.MonkeyPatch]:
         for module in (transport.reader, transport.ownership):
             patch.setattr(module, "AdminClient", AdminClient)
         for module in (
-            transport.consumer, transport.record_batch, transport.producer, transport.state_writer, transport.ownership, transport.reader,
+            transport.consumer, transport.record_batch, transport.producer, transport.state_writer, transport.ownership,
+            transport.reader,
             transport.transactions, streams.checkpointer, streams.scoring, streams.state, streams.worker,
         ):  # fmt: skip
             patch.setattr(module, "time", Clock)

@@ -92,6 +92,29 @@ def test_speedup_follows_event_time() -> None:
     assert pace.take(times[3:]) == 2
 
 
+def test_speedup_that_was_reached_is_told() -> None:
+    """A producer that keeps up reaches what was asked, one that comes for events too late reaches less."""
+    clock = Clock()
+    pace = Pace(speedup=3600.0, clock=clock)
+    times = np.arange(0, 36_000_000, 60_000, dtype=np.int64)
+    assert pace.speedup_reached() is None
+    taken = pace.take(times)
+    assert pace.speedup_reached() is None
+    while taken < len(times):
+        clock.now += 0.005
+        taken += pace.take(times[taken:])
+    reached = pace.speedup_reached()
+    assert reached is not None and 3_590.0 < reached <= 3_600.0
+    clock.now += 100.0
+    assert pace.speedup_reached() == reached  # what follows the last event is not its time
+
+    slow = Pace(speedup=3600.0, clock=clock)
+    slow.take(times[:1])
+    clock.now += 100.0
+    slow.take(times[1:])
+    assert slow.speedup_reached() == 359.4
+
+
 def test_history_goes_at_once_and_the_rest_waits_for_the_clock() -> None:
     """What lies before the history's end is not paced; what follows starts from zero when it is begun."""
     clock = Clock()

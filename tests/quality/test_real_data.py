@@ -40,6 +40,7 @@ def figures(metrics: dict[str, float]) -> tuple[float, float, float]:
     return metrics["auc"], metrics["average_precision"], metrics["card_precision_100"]
 
 
+@pytest.mark.timeout(1_200)
 def test_a_week_of_payments_is_ranked_better_than_by_xgboost(tmp_path: Path) -> None:
     """The first public week: trained on what was known, ahead of the published baselines, and calibrated."""
     report = evaluate(

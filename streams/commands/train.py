@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streams.commands.produce import Pairs, merged
+from streams.commands.parameters import SEED, Pairs, merged
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,7 @@ def _common(folder: str) -> Callable[[Callable[..., None]], Callable[..., None]]
             "--file", type=click.Path(dir_okay=False, path_type=Path), help="Events of your own, not simulated ones."
         ),
         click.option(
-            "--seed", type=int, default=7, show_default=True, help="Fixes simulation, first weights and batches."
+            "--seed", type=SEED, default=7, show_default=True, help="Fixes simulation, first weights and batches."
         ),
         click.option("--output", type=path, default=folder, show_default=True, help="Folder of the artifact."),
     )
@@ -180,6 +180,8 @@ def _own_events(
     if not path.is_file():
         raise SourceError(f"{path}: expected a file, got none")
     parts = list(EventFile(path, topic, columns=columns, constants=constants, label=label).slices(sort=False))
+    if not parts:
+        raise SourceError(f"{path}: no rows to train on")
     table: dict[str, Any] = {name: [value for part in parts for value in part.fields[name]] for name in names}
     if label is not None:
         table["is_fraud"] = [flag for part in parts for flag in part.labels or []]
@@ -189,7 +191,7 @@ def _own_events(
     for name, dtype in (("amount", np.float64), ("is_fraud", np.bool_)):
         if name in table:
             table[name] = np.array(table[name], dtype=dtype)
-    table["event_time"] = np.concatenate([part.event_time for part in parts]) if parts else np.empty(0, np.int64)
+    table["event_time"] = np.concatenate([part.event_time for part in parts])
     return table
 
 

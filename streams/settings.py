@@ -25,6 +25,8 @@ Guarantee = Literal["at_least_once", "exactly_once"]
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16"]
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+SeenItems = Literal["drop", "keep"]
+NewItems = Literal["recommend", "ignore"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 
@@ -89,6 +91,12 @@ class Settings:
     decline_threshold: float | None = setting(None, "score from which a payment is declined; unset: the artifact's")
     reasons_max: int = setting(3, "reasons named with a review or a decline")
     top_k: int = setting(20, "items of a recommendation")
+    seen_items: SeenItems = setting(
+        "drop", "items that the session has seen: never recommended, or ranked as any other"
+    )
+    new_items: NewItems = setting(
+        "recommend", "items that the model has never seen: recommended once clicked, or never"
+    )
 
     http_host: str = setting("127.0.0.1", "address of /live, /ready and /metrics")
     http_port: int = setting(6066, "port of /live, /ready and /metrics, plus worker_slot")

@@ -200,10 +200,11 @@ class StateTable(Generic[H]):
         return snapshot
 
     def not_written(self, snapshot: Snapshot) -> None:
-        """Take back a snapshot that did not reach Kafka: the partition's next one is whole."""
+        """Take back a snapshot that did not reach Kafka: the partition's next one is whole, and tells its evictions."""
         part = self._partitions.get(snapshot.partition)
         if part is not None:
-            part.whole, part.checkpointed, part.stale = True, -1, part.stale | snapshot.stale
+            evicted = {key for key, payload in snapshot.frozen if payload is None}
+            part.whole, part.checkpointed, part.stale = True, -1, part.stale | snapshot.stale | evicted
 
     def keep(self, numbers: set[int]) -> None:
         """Forget the partitions that belong to others now."""

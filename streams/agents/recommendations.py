@@ -75,11 +75,14 @@ class RecommendationJob:
         runner: RecommenderRunner,
         sessions: StateTable[SessionState],
         top_k: int,
+        keep_seen: bool,
+        new_items: bool,
         limits: Limits,
         publisher: Publisher,
         metrics: Metrics,
     ) -> None:
-        self._runner, self._sessions, self._top_k, self._limits = runner, sessions, top_k, limits
+        self._runner, self._sessions, self._limits = runner, sessions, limits
+        self._top_k, self._keep_seen, self._new_items = top_k, keep_seen, new_items
         self._publisher, self._metrics = publisher, metrics
         self._model = ModelName(runner.name, runner.version)
         self._isolate = Isolation()
@@ -97,7 +100,9 @@ class RecommendationJob:
         results, culprits = self._isolate(self._recommend, sequences)
         if culprits:
             clicks, new = set_aside(clicks, culprits), new.without(culprits)
-        slates = self._runner.with_new(Slates.joined(results), new)
+        slates = Slates.joined(results)
+        if self._new_items:
+            slates = self._runner.with_new(slates, new)
         scores = slates.scores.tolist()
         outputs, end = [], 0
         for batch, columns in zip(batches, clicks, strict=True):
@@ -133,7 +138,7 @@ class RecommendationJob:
         return np.concatenate(sequences), new, fresh
 
     def _recommend(self, sequences: NDArray[np.int32]) -> Slates:
-        slates = self._runner.recommend(sequences, self._top_k)
+        slates = self._runner.recommend(sequences, self._top_k, self._keep_seen)
         if not np.isfinite(slates.scores).all():
             raise ArithmeticError("a score is not a finite number")
         return slates

@@ -6,7 +6,7 @@ fields stays behind: it may tell the label.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -178,6 +178,52 @@ class EventFile:
         fields |= {name: [value] * batch.num_rows for name, value in self._constants.items()}
         labels = None if self.label is None else as_list(batch.column(LABEL))
         return Slice(fields, batch.column("event_time").to_numpy(), labels)
+
+
+def read_events(
+    path: Path,
+    topic: Topic,
+    names: Sequence[str],
+    columns: Mapping[str, str],
+    *,
+    constants: Mapping[str, str] | None = None,
+    label: str | None = None,
+    sort: bool = False,
+) -> dict[str, Any]:
+    """Return whole columns of a file as training and evaluation take them: no row lacks a value.
+
+    Args:
+        path: as for `EventFile`.
+        topic: gives the fields.
+        names: fields wanted beside event_time.
+        columns: field -> column of the file.
+        constants: field -> value, the same for each row.
+        label: column that tells fraud.
+        sort: by event_time, ties as in the file; otherwise as the rows stand.
+
+    Returns:
+        Lists of text; amount float64[N], event_time int64[N] in ms; with `label` is_fraud bool[N].
+
+    Raises:
+        SourceError: no such file, unreadable, a column is missing, or a row lacks a value.
+    """
+    if not path.is_file():
+        raise SourceError(f"{path}: expected a file, got none")
+    file = EventFile(path, topic, columns=columns, constants=constants, label=label)
+    parts = list(file.slices(sort=sort))
+    if not parts:
+        raise SourceError(f"{path}: no rows to train on")
+    table: dict[str, Any] = {name: [value for part in parts for value in part.fields[name]] for name in names}
+    if label is not None:
+        table["is_fraud"] = [flag for part in parts for flag in part.labels or []]
+    for name, values in table.items():
+        if missing := values.count(None):
+            raise SourceError(f"{path}: expected {name} in each row, got {missing:,} rows without; drop them")
+    for name, dtype in (("amount", np.float64), ("is_fraud", np.bool_)):
+        if name in table:
+            table[name] = np.array(table[name], dtype=dtype)
+    table["event_time"] = np.concatenate([part.event_time for part in parts])
+    return table
 
 
 def _constant(name: str, value: str) -> str | float:

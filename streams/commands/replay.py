@@ -18,7 +18,8 @@ from streams.topics import LABELS, Topic
 SLICE_RECORDS_MAX: Final = 8_192
 # A paced slice holds what fell due in a tick: short against the latencies that people look at, long against a wake-up.
 TICK_S: Final = 0.005
-DAY_MS: Final = 86_400_000
+# Workers count labels by the hour: with a shorter delay, smaller steps would cost much and change nothing.
+LABELLED_SPAN_MS_MIN: Final = 3_600_000
 
 
 class Pace:
@@ -81,6 +82,8 @@ class DelayedLabels:
 
     def __init__(self, delay_ms: int) -> None:
         self._delay_ms = delay_ms
+        # Payments that span less than it can go together: no label of one falls due before another.
+        self.span_ms = max(delay_ms, LABELLED_SPAN_MS_MIN)
         self._held: deque[tuple[np.ndarray, list[bytes], list[bytes]]] = deque()
 
     def hold(self, payments: Slice) -> None:
@@ -158,7 +161,10 @@ class Replay:
         self._sending = sending
 
     def advance(self) -> int | None:
-        """Send what is due, at most SLICE_RECORDS_MAX; return how many, None when no event is left.
+        """Send what is due, at most SLICE_RECORDS_MAX and, with labels, less event time than their delay.
+
+        Returns:
+            How many; None when no event is left.
 
         Raises:
             DeliveryFailed: a label was not confirmed: the payments that need it must not go.
@@ -167,8 +173,10 @@ class Replay:
             self._current, self._start = next(self._slices, None), 0
             if self._current is None:
                 return None
-        stop = self._start + SLICE_RECORDS_MAX
-        count = self._pace.take(self._current.event_time[self._start : stop])
+        upcoming = self._current.event_time[self._start : self._start + SLICE_RECORDS_MAX]
+        if self._held is not None and len(upcoming):
+            upcoming = upcoming[: int(np.searchsorted(upcoming, upcoming[0] + self._held.span_ms))]
+        count = self._pace.take(upcoming)
         if not count:
             return 0
         events = self._current.part(self._start, self._start + count)

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from streams.commands.parameters import SEED, Pairs, merged
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from streams.topics import Topic
+from streams.commands.progress import stages
 
 
 def _common(folder: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -80,13 +74,14 @@ def fraud(
     if file is not None and (not labels or payments is not None):
         raise click.UsageError("--file: needs --labels COLUMN, and no --payments")
     from models.training.fraud import train as train_fraud
+    from streams.commands.event_files import read_events
     from streams.topics import TRANSACTIONS
 
     options: dict[str, Any] = {"seed": seed} if payments is None else {"seed": seed, "payments": payments}
     if file is not None:
         names = ("card_id", "terminal_id", "amount")
-        options["columns"] = _own_events(file, TRANSACTIONS, names, merged(columns), label=labels)
-    with _stages() as progress:
+        options["columns"] = read_events(file, TRANSACTIONS, names, merged(columns), label=labels)
+    with stages() as progress:
         metrics = train_fraud(output, progress=progress, **options)
     _report(output, metrics)
 
@@ -113,14 +108,16 @@ def recommender(
         raise click.UsageError("--file: takes no --clicks")
     if file is not None and file.suffix == ".npz" and columns:
         raise click.UsageError("--columns: an .npz has items and offsets")
+    from models.evaluation.sessions import read_sessions
     from models.training.recommender import train as train_recommender
     from models.training.recommender import train_sessions
+    from streams.commands.event_files import read_events
     from streams.topics import CLICKSTREAM
 
     if file is not None and file.suffix == ".npz":
-        items, offsets = _sessions(file)
-        with _stages() as progress:
-            artifact = train_sessions(output, items, offsets, seed=seed, progress=progress)
+        sessions = read_sessions(file)
+        with stages() as progress:
+            artifact = train_sessions(output, sessions.items, sessions.offsets, seed=seed, progress=progress)
         _report(output, artifact.manifest["metrics"])
         return
 
@@ -129,91 +126,10 @@ def recommender(
         # The kind of a click is not used in training, so a file need not tell it.
         constants = {"event_type": "view"}
         names = ("session_id", "item_id")
-        options["columns"] = _own_events(file, CLICKSTREAM, names, merged(columns), constants=constants)
-    with _stages() as progress:
+        options["columns"] = read_events(file, CLICKSTREAM, names, merged(columns), constants=constants)
+    with stages() as progress:
         metrics = train_recommender(output, progress=progress, **options)
     _report(output, metrics)
-
-
-def _sessions(path: Path) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Return items and offsets of a file.
-
-    Raises:
-        SourceError: unreadable, or an array is absent or holds no whole numbers.
-    """
-    import zipfile
-
-    import numpy as np
-
-    from streams.commands.column_files import SourceError
-
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            items, offsets = arrays["items"], arrays["offsets"]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise SourceError(f"{path}: expected arrays items and offsets, got {error}; correct the file") from error
-    for name, array in (("items", items), ("offsets", offsets)):
-        if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-            raise SourceError(f"{path}: expected whole numbers in {name}, got {array.dtype}{list(array.shape)}")
-    return items.astype(np.int32), offsets.astype(np.int64)
-
-
-def _own_events(
-    path: Path,
-    topic: Topic,
-    names: Sequence[str],
-    columns: dict[str, str],
-    *,
-    constants: dict[str, str] | None = None,
-    label: str | None = None,
-) -> dict[str, Any]:
-    """Return columns of a file as training takes them: lists of text, arrays of numbers; no gaps.
-
-    Raises:
-        SourceError: unreadable, a column is missing, or a row lacks a value.
-    """
-    import numpy as np
-
-    from streams.commands.column_files import SourceError
-    from streams.commands.event_files import EventFile
-
-    if not path.is_file():
-        raise SourceError(f"{path}: expected a file, got none")
-    parts = list(EventFile(path, topic, columns=columns, constants=constants, label=label).slices(sort=False))
-    if not parts:
-        raise SourceError(f"{path}: no rows to train on")
-    table: dict[str, Any] = {name: [value for part in parts for value in part.fields[name]] for name in names}
-    if label is not None:
-        table["is_fraud"] = [flag for part in parts for flag in part.labels or []]
-    for name, values in table.items():
-        if missing := values.count(None):
-            raise SourceError(f"{path}: expected {name} in each row, got {missing:,} rows without; drop them")
-    for name, dtype in (("amount", np.float64), ("is_fraud", np.bool_)):
-        if name in table:
-            table[name] = np.array(table[name], dtype=dtype)
-    table["event_time"] = np.concatenate([part.event_time for part in parts])
-    return table
-
-
-@contextmanager
-def _stages() -> Iterator[Callable[[str, float], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description:<24}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("", total=1.0)
-        yield lambda stage, done: bar.update(task, description=stage, completed=done)
 
 
 def _report(output: Path, metrics: dict[str, float]) -> None:

@@ -52,7 +52,11 @@ OWNERS: dict[str, set[str]] = {
     "streams.application": {"streams", "streams.agents"},  # the agents for types only
     "streams.worker": {"streams.application"},
     "streams.agents": {"streams.application", "streams.worker"},
-    "models.training": {"models.training", "streams.benchmark", "streams.commands"},
+    "models.training": {"models.evaluation", "models.training", "streams.benchmark", "streams.commands"},
+    "models.evaluation": {"models.evaluation", "streams.commands"},
+    "sklearn": {"models.evaluation"},
+    "xgboost": {"models.evaluation.baselines"},
+    "matplotlib": {"models.evaluation.plots"},
 }
 
 

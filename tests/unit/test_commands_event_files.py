@@ -317,9 +317,7 @@ def test_ndjson_identifiers_may_be_any_whole_number_of_64_bits(tmp_path: Path) -
     path.write_text(row.format(2**64 - 1, T0) + row.format(-1, T0))
     assert _only(EventFile(path, TRANSACTIONS)).fields["transaction_id"] == [str(2**64 - 1), "-1"]
     path.write_text(row.format(1, T0) + row.format(2, 2**64 - 1))
-    with pytest.raises(
-        SourceError, match=r"row 2: expected a time from 2000 to 2100, got 1\.8446744073709552e\+19 mill"
-    ):
+    with pytest.raises(SourceError, match=r"row 2: expected a time from 2000 to 2100, got 1.8446744073709552e.19 mill"):
         EventFile(path, TRANSACTIONS).extent()
 
 

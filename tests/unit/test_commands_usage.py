@@ -78,10 +78,10 @@ def test_bad_file_is_exit_code_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("arrays", "sentence"),
     [
-        (None, "expected arrays items and offsets"),
+        (None, "expected an .npz file of number arrays"),
         ({"items": np.arange(4)}, "offsets"),
-        ({"items": np.array([0.5]), "offsets": np.array([0, 1])}, "whole numbers in items"),
-        ({"items": np.arange(4), "offsets": np.array([0, 3])}, "expected a rise from 0 to 4"),
+        ({"items": np.array([0.5]), "offsets": np.array([0, 1])}, "items: expected one row of whole numbers"),
+        ({"items": np.arange(4), "offsets": np.array([0, 3])}, "expected a rise from 0 to the 4 items"),
     ],
 )
 def test_sessions_that_cannot_be_read_are_exit_code_1(tmp_path: Path, arrays: Any, sentence: str) -> None:

@@ -219,6 +219,22 @@ def test_outliers_of_a_theft_do_not_hide_the_next_one() -> None:
     assert row["card_largest_14d_over_typical"] > row["card_second_14d_over_typical"] > 4.0
 
 
+def test_a_huge_payment_does_not_hide_a_large_one() -> None:
+    """The second round leaves out what only the first round's outlier made look usual."""
+    stream = [("a", T0 + k * DAY_MS, amount) for k, amount in enumerate([10.0] * 20 + [1000.0, 100.0, 10.0])]
+    assert update(CardHistory(), stream)[-1, CARD_FEATURES.index("card_typical_amount")] == 10.0
+
+
+@pytest.mark.parametrize(("age", "week", "fortnight"), [(7 * DAY_MS, 0, 1), (7 * DAY_MS - 1, 1, 1), (RECENT_MS, 0, 0)])
+def test_outliers_count_in_exact_windows(age: int, week: int, fortnight: int) -> None:
+    """One exactly 7 days old is not of the last 7 days, one exactly 14 days old not of the last 14."""
+    usual = [("a", T0 + k * DAY_MS, 10.0) for k in range(20)]
+    outlier = T0 + 20 * DAY_MS
+    row = update(CardHistory(), [*usual, ("a", outlier, 50.0), ("a", outlier + age, 10.0)])[-1]
+    assert row[CARD_FEATURES.index("card_outliers_7d")] == week
+    assert row[CARD_FEATURES.index("card_outliers_14d")] == fortnight
+
+
 def test_idle_cards_are_evicted_and_told_once() -> None:
     """A card further behind than any payment can see leaves memory; a snapshot tells its end if an earlier one told of it."""
     history = CardHistory()

@@ -78,9 +78,11 @@ def test_restored_history_goes_on_as_if_nothing_had_happened():
         update(live, clicks[begin : begin + 150])
         for key, payload in live.freeze(begin > 0):
             rows[key] = payload
-    restored.watermark = live.watermark
+    restored.watermarks = live.watermarks
     restored.load_many([(key, payload) for key, payload in rows.items() if payload is not None])
     assert restored.digest() == live.digest()
+    newcomer = [("newcomer", "a", 450_000)]  # nothing in its batch tells the ids again
+    assert update(restored, newcomer)[1:] == update(live, newcomer)[1:]
     after, expected = update(restored, clicks[450:]), update(live, clicks[450:])
     assert np.array_equal(after[0], expected[0])
     assert after[1:] == expected[1:] and any(after[1])

@@ -147,6 +147,22 @@ def test_an_hour_with_more_labels_than_wanted_counts_by_its_share() -> None:
     assert features(history, [("x", moment)])[0, TERMINAL_FEATURES.index("terminal_recent_frauds")] == 2
 
 
+def test_an_hour_with_a_genuine_label_ends_the_streak_of_frauds() -> None:
+    """Two hours of nothing but fraud are the streak; the mixed hour before them is not, and its fraud came before."""
+    history = TerminalHistory()
+    mixed = [("x", T0 + 1, False), ("x", T0 + 2, True)]
+    frauds = [("x", T0 + HOUR_MS + 1, True), ("x", T0 + HOUR_MS + 2, True), ("x", T0 + 4 * HOUR_MS + 1, True)]
+    add(history, mixed + frauds)
+    row = dict(zip(TERMINAL_FEATURES, features(history, [("x", T0 + LABEL_DELAY_MS + 9 * HOUR_MS)])[0], strict=True))
+    assert (row["terminal_fraud_streak"], row["terminal_streak_hours"]) == (3, 7)
+    assert (row["terminal_hours_since_genuine"], row["terminal_frauds_before_streak"]) == (8, 1)
+    assert row["terminal_labels_since_fraud"] == 0
+    add(history, [("x", T0 + 5 * HOUR_MS + 1, False)])
+    row = dict(zip(TERMINAL_FEATURES, features(history, [("x", T0 + LABEL_DELAY_MS + 9 * HOUR_MS)])[0], strict=True))
+    assert (row["terminal_fraud_streak"], row["terminal_streak_hours"]) == (0, 0)
+    assert (row["terminal_labels_since_fraud"], row["terminal_frauds_before_streak"]) == (1, 4)
+
+
 def test_a_busy_terminal_costs_an_entry_an_hour() -> None:
     """A million labels in a month take the room of 721."""
     history = TerminalHistory()

@@ -143,12 +143,6 @@ class Settings:
         if bool(self.ssl_certificate_location) != bool(self.ssl_key_location):
             raise SettingsError("ssl_certificate_location and ssl_key_location go together; set both or neither")
         if not self.security_protocol.endswith("SSL"):
-            for name in ("ssl_ca_location", "ssl_certificate_location", "ssl_key_password"):
-                if getattr(self, name):
-                    raise SettingsError(
-                        f"{name} is set but security_protocol={self.security_protocol}; use SSL or SASL_SSL"
-                    )
-        if not self.security_protocol.endswith("SSL"):
             for key in ("ssl_ca_location", "ssl_certificate_location", "ssl_key_location", "ssl_key_password"):
                 if getattr(self, key):
                     raise SettingsError(
@@ -289,7 +283,7 @@ def _convert(place: str, key: str, value: Any, hints: Mapping[str, Any], *, stri
         raise SettingsError(f"{place}: unknown key; `streams settings` lists them all")
     try:
         return msgspec.convert(value, hint, strict=strict)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):  # a variable's bytes that are no UTF-8
         shown = "***" if key in _SECRETS else repr(value)
         raise SettingsError(f"{place}: expected {_expected(hint)}, got {shown}") from None
 

@@ -511,17 +511,3 @@ def mark_duplicates(begin, rows, time, hashes, meta, times, values, heap, dirty,
         watermark = mark
     heap[GUARD] = guard
     return rows.size, watermark
-
-
-@compiled
-def payment_columns(event_time, amount, sine, cosine, out, column):
-    """Write what a payment tells by itself; `sine` and `cosine` hold the daily circle by minute."""
-    for k in range(event_time.size):
-        day = event_time[k] // DAY_MS
-        minute = (event_time[k] - day * DAY_MS) // MINUTE_MS
-        out[k, column] = amount[k]
-        out[k, column + 1] = math.log1p(amount[k])
-        out[k, column + 2] = minute < 7 * 60
-        out[k, column + 3] = (day + 3) % 7 >= 5
-        out[k, column + 4] = sine[minute]
-        out[k, column + 5] = cosine[minute]

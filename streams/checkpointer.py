@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -87,7 +87,7 @@ class Checkpointer:
         finally:
             if not written:
                 # Behind the copy on the device thread, which is made even if nobody waits for it any more.
-                self._device.submit(lambda: [table.not_written(each) for each in taken])
+                self._device.submit(partial(self._take_back, table, taken))
             if taken:
                 self._metrics.checkpoints.labels(name, "written" if written else "failed").inc()
         self._metrics.checkpoint_rows.labels(name).inc(count)
@@ -98,6 +98,11 @@ class Checkpointer:
             if self._member() != member:
                 raise DeliveryFailed(f"{tp.topic}[{tp.partition}]: expected commit {position}, got a new assignment")
             await asyncio.sleep(0.02)
+
+    @staticmethod
+    def _take_back(table: StateTable[Any], taken: Sequence[Snapshot]) -> None:
+        for snapshot in taken:
+            table.not_written(snapshot)
 
     def _send(self, table: StateTable[Any], snapshot: Snapshot, member: GroupMember, deadline: float) -> int:
         rows = snapshot.rows()

@@ -165,10 +165,13 @@ class Pipeline(Generic[Decoded]):
         try:
             yield
         except BaseException as exc:  # noqa: BLE001 - see above: the worker ends with it
+            self._failed = True  # at once, on any thread: a micro-batch behind this one would be committed over it
             exc.add_note(f"{self._job.name}: {', '.join(map(str, batches))}: not committed, and read again")
             self._on_loop(loop, self._stop, exc)
 
     def _run(self, batches: list[RecordBatch], decoded: list[Decoded], loop: asyncio.AbstractEventLoop) -> None:
+        if self._failed:  # while this waited for the device
+            return
         started = time.monotonic()
         outputs = self._job.run(batches, decoded)
         self._metrics.micro_batch(self._job.name, batches, started, time.monotonic())
@@ -196,9 +199,8 @@ class Pipeline(Generic[Decoded]):
         self.unconfirmed -= 1
 
     def _stop(self, exc: BaseException) -> None:
-        if not self._failed:
-            self._failed = True
-            self._fail(exc)
+        self._failed = True
+        self._fail(exc)
 
     def abandon(self) -> None:
         """Forget what waits: it is read again by whoever owns it next."""

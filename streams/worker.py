@@ -116,8 +116,8 @@ class Worker:
         self._sessions = self._table(
             "session-state",
             CLICKSTREAM,
-            f"sessions/2/{recommender.version}",
-            partial(SessionState, recommender.length, horizon),
+            f"sessions/3/{recommender.version}",
+            partial(SessionState, recommender.items, recommender.length, horizon),
             SessionReplay(recommender, limits),
         )
         self._tables: dict[str, StateTable[Any]] = {"cards": self._cards, "sessions": self._sessions}
@@ -142,7 +142,17 @@ class Worker:
             publisher,
         )
         self.recommendations = self._pipeline(
-            RecommendationJob(recommender, self._sessions, settings.top_k, limits, publisher, self.metrics), publisher
+            RecommendationJob(
+                recommender,
+                self._sessions,
+                settings.top_k,
+                settings.seen_items == "keep",
+                settings.new_items == "recommend",
+                limits,
+                publisher,
+                self.metrics,
+            ),
+            publisher,
         )
         self.labels = self._pipeline(LabelJob(limits, publisher, self.metrics), publisher)
         self._checkpointer = Checkpointer(
@@ -241,9 +251,11 @@ class Worker:
             self._fail(exc)
 
     async def drain(self, deadline: float) -> None:
-        """Let what has begun finish until `deadline`, monotonic; abandon the rest."""
+        """Let what has begun finish until `deadline`, monotonic; abandon the rest, and all of it after a failure."""
         for pipeline in self.pipelines:
             pipeline.abandon()
+        if self.failure is not None:
+            return
         for pipeline in self.pipelines:
             if not await pipeline.drain(deadline):
                 logger.warning("drain: outputs are still unconfirmed; their input will be read again")

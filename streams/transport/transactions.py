@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import struct
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from faust.types import TP
@@ -17,13 +20,20 @@ from faust.types import TP
 from streams.errors import DeliveryFailed
 from streams.transport.ownership import Ownership
 from streams.transport.producer import Delivery, OutputSender
+from streams.transport.record_batch import RecordBatch
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 # The broker ends a transaction that stays open longer. Long enough for a broker to come back; a worker that dies does not
 # hold readers up for so long, because whoever takes its partitions over ends what it left open.
 TRANSACTION_S_MAX = 60.0
 CALL_S_MAX = 10.0  # one blocking call; it is repeated while the error is retriable
+RETRY_PAUSE_S = 0.05  # some of these errors come back at once
+# librdkafka's send_offsets_to_transaction may lose its answer with the coordinator's connection and then never returns,
+# whatever its time-out (librdkafka #5456): a call that is over its time by so much hangs for good.
+HUNG_S = CALL_S_MAX + 5.0
 # The group has given our partitions to others: what is not committed is theirs to decide.
 SUPERSEDED = (
     KafkaError.ILLEGAL_GENERATION,
@@ -95,18 +105,30 @@ class TransactionalProducer:
         self._initialised = False
         self._open: list[Delivery] = []
         self._waiting: list[Delivery] = []
+        self._called_at: float | None = None  # since when a blocking call of the client is under way
+        self._hung = False
+        self._reached: dict[TP, int] = {}  # where the deliveries of the present assignment end
         self._work = asyncio.Event()
 
     def produce(self, delivery: Delivery) -> None:
         """Send within the open transaction, or have it wait for the next. Any thread."""
         with self._lock:
-            current = self._member is not None and delivery.batch.generation == self._member.generation
+            current = self._belongs(delivery.batch)
             if current and self._gate_closed:
                 self._waiting.append(delivery)
             elif current:
                 self._send(delivery)
         if not current:
             delivery.abandoned()
+
+    def _belongs(self, batch: RecordBatch) -> bool:
+        """Tell whether a batch is of the present assignment, and follows the last one: an offset commits all below it."""
+        if self._member is None or batch.generation != self._member.generation:
+            return False
+        if batch.first != self._reached.get(batch.tp, batch.first):
+            return False
+        self._reached[batch.tp] = batch.next_offset
+        return True
 
     def _send(self, delivery: Delivery) -> None:
         try:
@@ -116,9 +138,11 @@ class TransactionalProducer:
             for each in delivery.outputs:
                 self._sender.send(each)
         except DeliveryFailed as exc:
+            self._member = None  # a part of it may be in the open transaction, which must not commit any more
             delivery.failed(exc)
             return
         except KafkaException as exc:
+            self._member = None
             delivery.failed(DeliveryFailed(f"transactional id {self._id}: no transaction: {exc.args[0].str()}"))
             return
         self._open.append(delivery)
@@ -134,7 +158,7 @@ class TransactionalProducer:
             began = time.monotonic()
             self._work.clear()
             try:
-                committed, abandoned = await self._loop.run_in_executor(self._pool, self._commit)
+                committed, abandoned = await self._in_turn(self._commit)
             except DeliveryFailed as exc:
                 self._fail(exc)
                 return
@@ -188,16 +212,36 @@ class TransactionalProducer:
         self._begun = False
         return True
 
-    @staticmethod
-    def _repeated(call: Callable[[], None]) -> None:
+    def _repeated(self, call: Callable[[], None]) -> None:
         """Call until it succeeds, or fails for good, or TRANSACTION_S_MAX has passed."""
         deadline = time.monotonic() + TRANSACTION_S_MAX
         while True:
+            self._called_at = time.monotonic()
             try:
                 return call()
             except KafkaException as exc:
                 if not exc.args[0].retriable() or time.monotonic() > deadline:
                     raise
+            finally:
+                self._called_at = None
+            time.sleep(RETRY_PAUSE_S)
+
+    async def _in_turn(self, work: Callable[[], Result]) -> Result:
+        """Run `work` on the thread of transactions.
+
+        Raises:
+            DeliveryFailed: a call of the client hangs.
+        """
+        done = self._loop.run_in_executor(self._pool, work)
+        while not (await asyncio.wait([done], timeout=1.0))[0]:
+            called_at = self._called_at
+            if called_at is not None and time.monotonic() - called_at > HUNG_S:
+                self._hung = True
+                raise DeliveryFailed(
+                    f"transactional id {self._id}: expected an answer within {CALL_S_MAX:.0f} s, the client hangs; "
+                    "the worker stops, and what is not committed is decided again"
+                )
+        return await done
 
     async def take_over(self, partitions: Sequence[TP], member: GroupMember) -> None:
         """Begin an assignment: nothing of an earlier one is committed any more, and dead owners hold nothing up.
@@ -206,7 +250,7 @@ class TransactionalProducer:
             KafkaUnavailable: the cluster does not answer.
             DeliveryFailed: our own transactional id was fenced.
         """
-        abandoned, offsets = await self._loop.run_in_executor(self._pool, self._take_over, partitions)
+        abandoned, offsets = await self._in_turn(partial(self._take_over, partitions))
         for delivery in abandoned:
             delivery.abandoned()
         # Our id stands in the offsets before the first output: whoever comes after us knows whom to fence. Not by a
@@ -220,6 +264,7 @@ class TransactionalProducer:
         with self._lock:
             abandoned = self._open + self._waiting
             self._open, self._waiting, self._member, self._gate_closed = [], [], None, True
+            self._reached.clear()
         try:
             if self._begun:
                 self._repeated(lambda: client.abort_transaction(CALL_S_MAX))
@@ -235,7 +280,14 @@ class TransactionalProducer:
         return abandoned, {TP(tp.topic, tp.partition): tp.offset for tp in found}
 
     def close(self, timeout_s: float) -> int:
-        """Abort what is open, within the time given, and stop; return how many input batches that leaves undecided."""
+        """Abort what is open, within the time given, and stop; return how many input batches that leaves undecided.
+
+        Where a call hangs this ends the process, with exit code 1: the interpreter would wait for its thread for ever.
+        """
+        if self._hung:
+            logger.error("stopped without waiting for the client that hangs")
+            logging.shutdown()
+            os._exit(1)
         self._pool.shutdown(wait=True)
         left = len(self._open) + len(self._waiting)
         if self._begun:

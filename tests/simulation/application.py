@@ -85,7 +85,13 @@ class Application(Flow):
     client_only = False
 
     def __init__(
-        self, name: str, instance: str | None, options: Options, broker: Broker, oracle: Oracle, ended: Callable[[], None]
+        self,
+        name: str,
+        instance: str | None,
+        options: Options,
+        broker: Broker,
+        oracle: Oracle,
+        ended: Callable[[], None],
     ) -> None:
         self.name, self.instance, self.broker, self.oracle = name, instance, broker, oracle
         self.settings = self.options = options  # type: ignore[assignment]
@@ -122,7 +128,9 @@ class Application(Flow):
     def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         exc = context.get("exception")
         if exc is not None and not Scheduler.current.over:
-            self.oracle.violation = self.oracle.violation or AssertionError(f"{self.name}: {context['message']}: {exc!r}")  # type: ignore[assignment]
+            self.oracle.violation = self.oracle.violation or AssertionError(
+                f"{self.name}: {context['message']}: {exc!r}"
+            )  # type: ignore[assignment]
 
     async def _main(self, loop: Loop) -> None:
         self.consumer: SimulatedConsumer = SimulatedConsumer(self, loop)
@@ -352,7 +360,9 @@ class Membership:
 
             self._broker.request(
                 self._app.process,
-                lambda member=member, joined=joined: self._broker.join(member, name, instance, joined),  # type: ignore[misc]
+                lambda member=member, name=name, instance=instance, joined=joined: self._broker.join(
+                    member, name, instance, joined
+                ),  # type: ignore[misc]
                 lambda _: None,
                 self._connection,
             )

@@ -23,7 +23,9 @@ from typing import Any, NamedTuple, Protocol
 from tests.simulation.scheduler import Process, Scheduler, Signal
 
 Place = tuple[str, int]  # topic and partition
-Connection = deque[tuple[Callable[[], Any], Callable[[Any], None]]]  # requests on their way, with who is told the answer
+Connection = deque[
+    tuple[Callable[[], Any], Callable[[Any], None]]
+]  # requests on their way, with who is told the answer
 
 ANSWER_S = 0.001  # average of one way, when nothing is wrong
 SLOW_ANSWERS = 0.02
@@ -240,7 +242,13 @@ class Broker:
             log.entries.append(entry)
 
     def add_offsets(
-        self, id: str, epoch: int, offsets: Mapping[Place, tuple[int, str]], generation: int, member: str, instance: str | None
+        self,
+        id: str,
+        epoch: int,
+        offsets: Mapping[Place, tuple[int, str]],
+        generation: int,
+        member: str,
+        instance: str | None,
     ) -> None:
         """Have offsets committed with the transaction, if they come from a member of the present generation."""
         transaction = self._joined(id, epoch)
@@ -265,7 +273,9 @@ class Broker:
                     self._observer.visible(place, log.entries[offset].key, log.entries[offset].value)
             for place, found in transaction.offsets.items():
                 self._observer.offset_committed(place, found[0])
-        ends: list[Callable[[], None]] = [lambda place=place: self._mark(transaction, place) for place in sorted(transaction.places)]  # type: ignore[misc]
+        ends: list[Callable[[], None]] = [
+            lambda place=place: self._mark(transaction, place) for place in sorted(transaction.places)
+        ]  # type: ignore[misc]
         if transaction.offsets:
             ends.append(lambda: self._apply_offsets(transaction))
         transaction.ends_left = len(ends)
@@ -381,7 +391,11 @@ class Broker:
 
     def _complete(self, generation: int, only_if_all: bool = False) -> None:
         waiting = {id: member for id, member in self.members.items() if member.joined is not None}
-        if generation != self.generation or not self.is_rebalancing or (only_if_all and len(waiting) < len(self.members)):
+        if (
+            generation != self.generation
+            or not self.is_rebalancing
+            or (only_if_all and len(waiting) < len(self.members))
+        ):
             return
         self.members = waiting
         self.generation += 1

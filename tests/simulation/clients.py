@@ -26,8 +26,8 @@ import streams.state
 import streams.transport.consumer
 import streams.transport.ownership
 import streams.transport.producer
-import streams.transport.record_batch
 import streams.transport.reader
+import streams.transport.record_batch
 import streams.transport.state_writer
 import streams.transport.transactions
 import streams.worker
@@ -117,7 +117,9 @@ class Producer:
 
     # ---- records
 
-    def produce(self, topic: str, value: bytes | None, key: bytes | None, partition: int = -1, on_delivery: Report | None = None) -> None:
+    def produce(
+        self, topic: str, value: bytes | None, key: bytes | None, partition: int = -1, on_delivery: Report | None = None
+    ) -> None:
         Scheduler.current.step()
         if self._queued + len(self._reports) >= self._cluster.queue_records_max:
             raise BufferError("Local: Queue full")
@@ -402,7 +404,9 @@ class AdminClient:
 
         return {group: Result(lambda: self._call(members, request_timeout)) for group in groups}
 
-    def list_consumer_group_offsets(self, requests: Sequence[Any], require_stable: bool, request_timeout: float) -> dict[str, Result]:
+    def list_consumer_group_offsets(
+        self, requests: Sequence[Any], require_stable: bool, request_timeout: float
+    ) -> dict[str, Result]:
         (request,) = requests
         places = [(tp.topic, tp.partition) for tp in request.topic_partitions]
 
@@ -412,7 +416,9 @@ class AdminClient:
 
         return {request.group_id: Result(offsets)}
 
-    def list_offsets(self, spec: Mapping[TopicPartition, Any], isolation_level: Any, request_timeout: float) -> dict[TopicPartition, Result]:
+    def list_offsets(
+        self, spec: Mapping[TopicPartition, Any], isolation_level: Any, request_timeout: float
+    ) -> dict[TopicPartition, Result]:
         def end(tp: TopicPartition) -> Any:
             log = self._broker.logs[(tp.topic, tp.partition)]
             return SimpleNamespace(offset=self._call(lambda: log.stable_end, request_timeout))
@@ -442,7 +448,8 @@ def simulated_world() -> Iterator[pytest.MonkeyPatch]:
         for module in (transport.reader, transport.ownership):
             patch.setattr(module, "AdminClient", AdminClient)
         for module in (
-            transport.consumer, transport.record_batch, transport.producer, transport.state_writer, transport.ownership, transport.reader,
+            transport.consumer, transport.record_batch, transport.producer, transport.state_writer, transport.ownership,
+            transport.reader,
             transport.transactions, streams.checkpointer, streams.scoring, streams.state, streams.worker,
         ):  # fmt: skip
             patch.setattr(module, "time", Clock)

@@ -148,4 +148,6 @@ class Oracle:
             elif entry.value is not None:
                 position = msgspec.json.decode(entry.value, type=Marker).position
         if rows != self.counts_at(partition, position):
-            self.violated(f"checkpoint of {partition} at {position}: expected {self.counts_at(partition, position)}, got {rows}")
+            self.violated(
+                f"checkpoint of {partition} at {position}: expected {self.counts_at(partition, position)}, got {rows}"
+            )

@@ -56,7 +56,9 @@ class Scheduler:
                 return False
             self.now, _, call = heapq.heappop(self._queue)
             self.events += 1
-            assert self.events < EVENTS_MAX, f"{self.events} events by {self.now:.3f} s: threads wake each other for ever"
+            assert self.events < EVENTS_MAX, (
+                f"{self.events} events by {self.now:.3f} s: threads wake each other for ever"
+            )
             call()
         return True
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+
+import pytest
 
 import streams.transport.ownership as ownership
 import streams.transport.producer as producer
-import streams.transport.reader as reader
 import streams.transport.state_writer as state_writer
 import streams.transport.transactions as transactions
 from tests.simulation.application import Application, Options
@@ -17,8 +18,6 @@ from tests.simulation.broker import Broker, Entry
 from tests.simulation.clients import Cluster, simulated_world
 from tests.simulation.oracle import INPUT, OUTPUT, STATE, Oracle, Violation
 from tests.simulation.scheduler import Scheduler
-
-import pytest
 
 SESSION_S = 1.0
 RECORDS_S = 2.5  # for so long input comes

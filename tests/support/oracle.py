@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from models.features.cards import CardHistory
 from models.features.payments import PaymentFeatures
@@ -23,29 +26,45 @@ class FraudOracle:
     """Scores and final state of payments in the order of each partition, all labels known to whom they are due.
 
     Args:
-        transactions: records of `transactions`, those of a partition in its order, each id once.
+        transactions: records of `transactions`, those of a partition in its order; of a repeated one the first counts.
         labels: records of `transaction-labels`, in any order.
+        artifact: folder of the model; empty: the one that ships.
+
+    Attributes:
+        scores: transaction_id -> score.
+        places: transaction_id -> (partition, offset) of the input.
+        digests: partition -> digest of the card state after its last record.
     """
 
-    def __init__(self, transactions: Sequence[Any], labels: Sequence[Any] = ()) -> None:
-        terminals, runner, limits = TerminalHistory(), FraudRunner.load(device="cpu"), Limits()
+    def __init__(self, transactions: Sequence[Any], labels: Sequence[Any] = (), artifact: Path | str = "") -> None:
+        terminals, runner, limits = TerminalHistory(), FraudRunner.load(artifact, device="cpu"), Limits()
         known = decode_labels([m.value() for m in labels], now_ms=NOW_MS, limits=limits)
         terminals.add(known.terminal_ids, known.event_times, known.is_fraud)
         self.model_version = runner.version
         self.scores: dict[str, float] = {}
+        self.places: dict[str, tuple[int, int]] = {}
         self.order: dict[tuple[int, str], list[str]] = defaultdict(list)  # of the payments of a partition's card
         self.digests: dict[int, str] = {}
         for number in sorted({m.partition() for m in transactions}):
             cards = CardHistory()
-            values = [m.value() for m in transactions if m.partition() == number]
-            payments = decode_transactions(values, now_ms=NOW_MS, limits=limits)
+            messages = [m for m in transactions if m.partition() == number]
+            payments = decode_transactions([m.value() for m in messages], now_ms=NOW_MS, limits=limits)
+            payments = payments.without(repeats(payments.card_ids, payments.transaction_ids))
             features = PaymentFeatures(cards, terminals).build(
                 payments.card_ids, payments.terminal_ids, payments.event_times, payments.amounts
             )
             self.scores |= dict(zip(payments.transaction_ids, runner.score(features).tolist(), strict=True))
+            for transaction_id, position in zip(payments.transaction_ids, payments.accepted.tolist(), strict=True):
+                self.places[transaction_id] = (number, messages[position].offset())
             for name, card in zip(payments.transaction_ids, payments.card_ids, strict=True):
                 self.order[number, card].append(name)
             self.digests[number] = cards.digest()
+
+
+def repeats(cards: Sequence[str], ids: Sequence[str]) -> NDArray[np.bool_]:
+    """Return bool[B]: which payments came before, under the same card; tests end within the horizon."""
+    first = {pair: number for number, pair in reversed(list(enumerate(zip(cards, ids, strict=True))))}
+    return np.array([first[pair] != number for number, pair in enumerate(zip(cards, ids, strict=True))], bool)
 
 
 def checkpointed_digests(state: Sequence[Any]) -> dict[int, str]:

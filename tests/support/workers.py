@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
@@ -41,11 +41,24 @@ def poll_until(condition: Callable[[], Any], seconds_max: float, what: str) -> A
     raise AssertionError(f"expected {what} within {seconds_max:.0f} s")
 
 
+class Process(Protocol):
+    """What tests need of a worker's process."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, number: int, /) -> None: ...
+
+
 @dataclass
 class WorkerProcess:
     """One `faust -A streams worker`."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     port: int
     log: Path
 
@@ -106,25 +119,27 @@ class Bench:
         """Start a worker, with a slot or without one; it is killed with the test, however that ends."""
         port = free_ports(1)[0]
         log = self.folder / f"{self.application_id}-{slot}.log"
-        environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith("STREAMS_")},
-            **self.environment,
-            **{f"STREAMS_{key.upper()}": str(value) for key, value in settings.items()},
-            "STREAMS_BOOTSTRAP_SERVERS": self.servers,
-            "STREAMS_APPLICATION_ID": self.application_id,
-            "STREAMS_HTTP_PORT": str(port - (slot or 0)),
-            "STREAMS_STATE_DIR": str(self.folder),
-        }
-        if slot is not None:
-            environment["STREAMS_WORKER_SLOT"] = str(slot)
         with log.open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "faust", "-A", "streams", "worker", "-l", level],
-                env=environment, stdout=output, stderr=output, cwd=self.folder,
+                env=self.environment_of(slot, port, settings), stdout=output, stderr=output, cwd=self.folder,
             )  # fmt: skip
         worker = WorkerProcess(process, port, log)
         self.workers.append(worker)
         return worker
+
+    def environment_of(self, slot: int | None, port: int, settings: Mapping[str, Any]) -> dict[str, str]:
+        """Return the environment of a worker: this process's own settings must not reach it."""
+        return {
+            **{key: value for key, value in os.environ.items() if not key.startswith("STREAMS_")},
+            "STREAMS_BOOTSTRAP_SERVERS": self.servers,
+            "STREAMS_APPLICATION_ID": self.application_id,
+            "STREAMS_HTTP_PORT": str(port - (slot or 0)),
+            "STREAMS_STATE_DIR": str(self.folder),
+            **({} if slot is None else {"STREAMS_WORKER_SLOT": str(slot)}),
+            **self.environment,
+            **{f"STREAMS_{key.upper()}": str(value) for key, value in settings.items()},
+        }
 
     def close(self) -> None:
         for worker in self.workers:

@@ -1,0 +1,70 @@
+"""The pipeline from fetches to outputs: what a failure stops."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import pytest
+from faust.types import TP
+
+from streams.metrics import Metrics
+from streams.scoring import Device, Pipeline
+from streams.settings import Settings
+from streams.transport.producer import Delivery, Outputs
+from streams.transport.record_batch import RecordBatch
+
+
+class Failing:
+    """A job that raises on the batch at one position."""
+
+    name = "failing"
+
+    def __init__(self, position: int) -> None:
+        self._position = position
+
+    def decode(self, batch: RecordBatch) -> None:
+        return None
+
+    def is_quick(self, batches: Sequence[RecordBatch], decoded: Sequence[None]) -> bool:
+        return True
+
+    def run(self, batches: Sequence[RecordBatch], decoded: Sequence[None]) -> list[list[Outputs]]:
+        if batches[0].first == self._position:
+            raise RuntimeError("on purpose")
+        return [[] for _ in batches]
+
+
+class Published(list[int]):
+    """Positions of the batches that were published."""
+
+    def publish(self, delivery: Delivery) -> None:
+        self.append(delivery.batch.first)
+
+
+def batch(first: int) -> RecordBatch:
+    return RecordBatch(TP("t", 0), first, first + 1, [first], [b""], [b""], [0], [()], 1, time.monotonic())
+
+
+@pytest.mark.parametrize("inline_records_max", [0, 1], ids=["device thread", "inline"])
+def test_nothing_behind_a_failed_micro_batch_is_published(inline_records_max: int) -> None:
+    """Its successors would be committed over it, and its records never decided."""
+    failures: list[BaseException] = []
+    published = Published()
+
+    async def main() -> None:
+        device = Device(lambda: None)
+        settings = Settings(batch_records_max=1, inline_records_max=inline_records_max)
+        pipeline = Pipeline(
+            Failing(1), device, published, settings, Metrics(), lambda _: True, lambda _: None, failures.append,  # type: ignore[arg-type]
+        )  # fmt: skip
+        pipeline.submit([batch(first) for first in range(4)])
+        while not failures:
+            await asyncio.sleep(0.001)
+        device.close()
+        await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+    assert published == [0]
+    assert {str(failure) for failure in failures} == {"on purpose"}

@@ -373,7 +373,6 @@ class Membership:
                 continue
             self._rejoin.clear()
             self._assigned = {TP(INPUT_NAME, partition) for _, partition in places}
-            self._positions = {}
             self._app.consumer_generation_id = self.generation
             await self._consumer.on_partitions_assigned(set(self._assigned), self.generation)
             await self._rejoin.wait()

@@ -281,6 +281,8 @@ def _convert(place: str, key: str, value: Any, hints: Mapping[str, Any], *, stri
     hint = hints.get(key)
     if hint is None:
         raise SettingsError(f"{place}: unknown key; `streams settings` lists them all")
+    if isinstance(value, str) and "\0" in value:  # TOML can say it, no path or name can hold it
+        raise SettingsError(f"{place}: expected text without NUL characters, got one; remove it")
     try:
         return msgspec.convert(value, hint, strict=strict)
     except (msgspec.ValidationError, UnicodeEncodeError):  # a variable's bytes that are no UTF-8

@@ -62,7 +62,9 @@ def take_over_of_unstable_offsets(patch: Patch) -> None:
     """Offsets are read while the transaction of a former owner is being ended, or might still be committed."""
     offsets = streams.transport.ownership.Ownership._offsets
     patch.setattr(
-        streams.transport.ownership.Ownership, "_offsets", lambda self, found, *, stable: offsets(self, found, stable=False)
+        streams.transport.ownership.Ownership,
+        "_offsets",
+        lambda self, found, *, stable: offsets(self, found, stable=False),
     )
     patch.setattr(streams.transport.ownership, "fence", lambda config, transactional_id: None)
 
@@ -117,7 +119,9 @@ DEFECTS: list[tuple[Callable[[Patch], None], str, int]] = [
 
 
 @pytest.mark.parametrize(
-    ("defect", "guarantee", "seeds_max"), DEFECTS, ids=[f"{defect.__name__}-{guarantee}" for defect, guarantee, _ in DEFECTS]
+    ("defect", "guarantee", "seeds_max"),
+    DEFECTS,
+    ids=[f"{defect.__name__}-{guarantee}" for defect, guarantee, _ in DEFECTS],
 )
 def test_a_defect_is_seen(defect: Callable[[Patch], None], guarantee: str, seeds_max: int) -> None:
     """The defect makes a seed fail, soon."""

@@ -23,6 +23,10 @@ WEIGHTS_FILE: Final = "weights.safetensors"
 WEIGHTS_FOLDER: Final = Path(__file__).parent / "weights"
 
 REQUIRED: Final = ("format", "kind", "name", "architecture", "weights_sha256", "version")
+# Twenty times what ships. Python's objects for JSON are many times its size, and it is read before its hash is known.
+MANIFEST_BYTES_MAX: Final = 65_536
+# Two million items with vectors of 128 floats: above it, a file is somebody's mistake and would be held in memory twice.
+WEIGHTS_BYTES_MAX: Final = 1 << 30
 # What tells the story of a training but changes no score: left out of the version.
 NARRATIVE: Final = ("metrics", "data", "split", "training")
 
@@ -104,25 +108,28 @@ def load_artifact(folder: Path | str) -> Artifact:
         The artifact; its version identifies the scores that it gives.
 
     Raises:
-        ArtifactError: a file is absent, unreadable, or was changed after training.
+        ArtifactError: a file is absent, unreadable, too large, or was changed after training.
     """
     folder = Path(folder)
     manifest_path, weights_path = folder / MANIFEST_FILE, folder / WEIGHTS_FILE
     try:
-        manifest = json.loads(_read(manifest_path).decode("utf-8"))
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+        manifest = json.loads(_read(manifest_path, MANIFEST_BYTES_MAX).decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise ArtifactError(f"{manifest_path}: expected JSON, got {error}; train it again") from error
     if not isinstance(manifest, dict):
         raise ArtifactError(f"{manifest_path}: expected an object, got {type(manifest).__name__}; train it again")
     _check(manifest, manifest_path)
-    weights = _read(weights_path)
+    weights = _read(weights_path, WEIGHTS_BYTES_MAX)
     found = hashlib.sha256(weights).hexdigest()
     if found != manifest["weights_sha256"]:
         raise ArtifactError(
             f"{weights_path}: expected SHA-256 {manifest['weights_sha256']}, got {found}; "
             "the weights are not the manifest's: restore both from one training"
         )
-    version = _version(manifest)
+    try:
+        version = _version(manifest)
+    except (ValueError, RecursionError) as error:  # NaN, half a surrogate pair: JSON to Python alone
+        raise ArtifactError(f"{manifest_path}: expected standard JSON, got {error}; train it again") from error
     if version != manifest["version"]:
         raise ArtifactError(
             f"{manifest_path}: expected version {manifest['version']}, got {version}; "
@@ -132,6 +139,7 @@ def load_artifact(folder: Path | str) -> Artifact:
         tensors = safetensors.numpy.load(weights)
     except safetensors.SafetensorError as error:
         raise ArtifactError(f"{weights_path}: expected safetensors, got {error}; train it again") from error
+    _check_sizes(manifest["architecture"], tensors, manifest_path)
     return Artifact(manifest=manifest, tensors=tensors, version=version, folder=folder)
 
 
@@ -149,13 +157,17 @@ def unpack_texts(utf8: NDArray[np.uint8], end: NDArray[np.int64]) -> list[str]:
     return [data[start:stop].decode("utf-8") for start, stop in zip(starts, end.tolist(), strict=True)]
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, bytes_max: int) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(bytes_max + 1)
     except OSError as error:
         raise ArtifactError(
             f"{path}: expected an artifact's file, got {error.strerror}; train one or correct the path"
         ) from error
+    if len(data) > bytes_max:
+        raise ArtifactError(f"{path}: expected at most {bytes_max} bytes, got more; train one or correct the path")
+    return data
 
 
 def _check(manifest: Mapping[str, Any], path: Path) -> None:
@@ -166,6 +178,26 @@ def _check(manifest: Mapping[str, Any], path: Path) -> None:
         raise ArtifactError(f"{path}: expected format {FORMAT}, got {manifest['format']!r}; train it again")
     if manifest["kind"] not in KINDS:
         raise ArtifactError(f"{path}: expected kind {' or '.join(KINDS)}, got {manifest['kind']!r}; train it again")
+
+
+def _check_sizes(architecture: Any, tensors: Mapping[str, NDArray[Any]], path: Path) -> None:
+    """Refuse sizes that the tensors cannot have, before a network of these sizes claims its memory."""
+    if not isinstance(architecture, dict):
+        raise ArtifactError(f"{path}: expected architecture to be an object, got {architecture!r}; train it again")
+    largest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
+    for name, value in architecture.items():
+        sizes = value if isinstance(value, list) else [value]
+        if len(sizes) > len(tensors):
+            raise ArtifactError(
+                f"{path}: architecture.{name}: expected at most {len(tensors)} layers, one a tensor, got {len(sizes)}; "
+                "train it again"
+            )
+        for size in sizes:
+            if isinstance(size, int) and not 1 <= size <= largest:
+                raise ArtifactError(
+                    f"{path}: architecture.{name}: expected 1 to {largest}, the largest dimension of its tensors, "
+                    f"got {size!r:.24}; train it again"
+                )
 
 
 def _version(manifest: Mapping[str, Any]) -> str:

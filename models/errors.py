@@ -17,5 +17,9 @@ class TrainingDataError(ModelError):
     """Training data cannot be used: columns, types, order or classes."""
 
 
+class EvaluationError(ModelError):
+    """Data, an artifact or scores cannot be judged: what they hold, when they end, or what they had seen."""
+
+
 class StateError(ModelError):
     """A saved row of feature state cannot be read by this version."""

@@ -17,6 +17,12 @@ from models.errors import ArtifactError
 # A standardised feature further out says no more than this: scores stay sane on traffic unlike the training's.
 STANDARDISED_MAX: Final = 8.0
 
+# No row is surer than 22,000 to 1, before calibration: a float32 probability closer to 1 has no neighbours to be ranked by.
+LOG_ODDS_MAX: Final = 10.0
+
+# Edges of a feature's pieces. Fraud lives in the tails: the last hundredth and thousandth have pieces of their own.
+QUANTILES: Final = (0.0, 0.2, 0.4, 0.6, 0.8, 0.99, 0.999, 1.0)
+
 # What a reason is called, and the features that it speaks for. Features that say the same thing share a reason, since
 # one of them alone would get an arbitrary part of the credit.
 REASON_GROUPS: Final[dict[str, tuple[str, ...]]] = {
@@ -39,6 +45,17 @@ REASON_GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "card_amount_over_mean",
         "card_amount_zscore",
         "card_amount_share_of_max",
+        "card_typical_amount",
+        "card_amount_over_typical",
+        "card_amount_deviation",
+    ),
+    "card_recent_outliers": (
+        "card_previous_over_typical",
+        "card_largest_14d_over_typical",
+        "card_second_14d_over_typical",
+        "card_outliers_7d",
+        "card_outliers_14d",
+        "card_hours_since_outlier",
     ),
     "terminal_activity": ("terminal_labelled_1d", "terminal_labelled_7d", "terminal_labelled_30d"),
     "terminal_risk": (
@@ -47,36 +64,51 @@ REASON_GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "terminal_risk_30d",
         "terminal_hours_since_fraud",
         "terminal_recent_frauds",
+        "terminal_fraud_streak",
+        "terminal_streak_hours",
+        "terminal_hours_since_genuine",
+        "terminal_labels_since_fraud",
+        "terminal_frauds_before_streak",
     ),
 }
 
 
 class FraudModel(nn.Module):
-    """Standardisation, an MLP and Platt calibration in one module, so that serving cannot skip a part.
+    """Encoding, an MLP and Platt calibration in one module, so that serving cannot skip a part.
+
+    Every feature is taken as sign(x) log(1 + |x|) and encoded twice: standardised, and as how far it has come through
+    each of its pieces, which are quantiles of the training rows. A plain MLP on the standardised features alone finds
+    the thresholds that separate fraud an epoch at a time, or never.
 
     Args:
         features: Columns of the input (F).
+        pieces: Pieces of all features together (P).
         hidden: Widths of the hidden layers.
 
     Source:
-        Platt scaling, Platt (1999).
+        Piecewise linear encoding, Gorishniy et al., On Embeddings for Numerical Features in Tabular Deep Learning
+        (2022). Platt scaling, Platt (1999).
     """
 
-    log_scaled: Tensor  # bool[F]: heavy-tailed columns, taken as sign(x) log(1 + |x|)
     mean: Tensor  # float32[F], after the logarithm
     inverse_scale: Tensor  # float32[F], after the logarithm
+    piece_feature: Tensor  # int64[P]: the feature that a piece belongs to
+    piece_start: Tensor  # float32[P], after the logarithm
+    piece_inverse_width: Tensor  # float32[P]
     calibration: Tensor  # float32[2]: slope and offset of the log-odds
 
-    def __init__(self, features: int, hidden: Sequence[int]) -> None:
+    def __init__(self, features: int, pieces: int, hidden: Sequence[int]) -> None:
         super().__init__()
-        widths = [features, *hidden]
+        widths = [features + pieces, *hidden]
         layers: list[nn.Module] = []
         for width_in, width_out in pairwise(widths):
             layers += [nn.Linear(width_in, width_out), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
-        self.register_buffer("log_scaled", torch.zeros(features, dtype=torch.bool))
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("inverse_scale", torch.ones(features))
+        self.register_buffer("piece_feature", torch.zeros(pieces, dtype=torch.int64))
+        self.register_buffer("piece_start", torch.zeros(pieces))
+        self.register_buffer("piece_inverse_width", torch.zeros(pieces))
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
 
     @classmethod
@@ -90,7 +122,7 @@ class FraudModel(nn.Module):
             raise ArtifactError(f"{artifact.folder}: expected kind fraud, got {artifact.kind}; correct the path")
         architecture = artifact.section("architecture")
         try:
-            model = cls(len(artifact.section("features")), architecture["hidden"])
+            model = cls(len(artifact.section("features")), architecture["pieces"], architecture["hidden"])
             model.load_state_dict(
                 {name: torch.from_numpy(value) for name, value in artifact.tensors.items() if name != "baseline"}
             )
@@ -100,33 +132,38 @@ class FraudModel(nn.Module):
             ) from error
         return model
 
-    def fit_standardisation(self, features: NDArray[np.float32], skewness_min: float = 3.0) -> None:
-        """Set the standardisation from training rows, float32[N, F]; columns more skewed than the bound are logged."""
-        columns = features.astype(np.float64)
-        spread = columns.std(axis=0)
-        centred = (columns - columns.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-        logged = np.abs((centred**3).mean(axis=0)) > skewness_min
-        columns[:, logged] = np.sign(columns[:, logged]) * np.log1p(np.abs(columns[:, logged]))
-        spread = columns.std(axis=0)
-        self.log_scaled.copy_(torch.from_numpy(logged))
-        self.mean.copy_(torch.from_numpy(columns.mean(axis=0)))
-        self.inverse_scale.copy_(torch.from_numpy(np.where(spread > 1e-6, 1.0 / np.maximum(spread, 1e-6), 0.0)))
+    @classmethod
+    def untrained(cls, features: NDArray[np.float32], hidden: Sequence[int]) -> FraudModel:
+        """Return a model with the encoding of training rows, float32[N, F], and random layers."""
+        logged = np.copysign(np.log1p(np.abs(features)), features)
+        edges = [np.unique(np.quantile(column, QUANTILES).astype(np.float32)) for column in logged.T]
+        model = cls(features.shape[1], sum(len(each) - 1 for each in edges), hidden)
+        spread = logged.std(axis=0, dtype=np.float64)
+        model.mean.copy_(torch.from_numpy(logged.mean(axis=0, dtype=np.float64)))
+        model.inverse_scale.copy_(torch.from_numpy(np.where(spread > 1e-6, 1.0 / np.maximum(spread, 1e-6), 0.0)))
+        model.piece_feature.copy_(torch.from_numpy(np.repeat(np.arange(len(edges)), [len(each) - 1 for each in edges])))
+        model.piece_start.copy_(torch.from_numpy(np.concatenate([each[:-1] for each in edges])))
+        model.piece_inverse_width.copy_(
+            torch.from_numpy(1.0 / np.concatenate([np.maximum(np.diff(each), 1e-6) for each in edges]))
+        )
+        return model
 
-    def standardise(self, features: Tensor) -> Tensor:
-        """Return float32[B, F] in [-STANDARDISED_MAX, STANDARDISED_MAX]."""
+    def encode(self, features: Tensor) -> Tensor:
+        """Return float32[B, F + P]: standardised to +-STANDARDISED_MAX, then pieces in [-0.5, 0.5]."""
         logged = torch.log1p(features.abs()).copysign(features)
-        scaled = (torch.where(self.log_scaled, logged, features) - self.mean) * self.inverse_scale
-        return scaled.clamp(-STANDARDISED_MAX, STANDARDISED_MAX)
+        standardised = ((logged - self.mean) * self.inverse_scale).clamp_(-STANDARDISED_MAX, STANDARDISED_MAX)
+        pieces = logged.index_select(1, self.piece_feature).sub_(self.piece_start).mul_(self.piece_inverse_width)
+        return torch.cat([standardised, pieces.clamp_(0.0, 1.0).sub_(0.5)], dim=1)
 
-    def raw_log_odds(self, standardised: Tensor) -> Tensor:
-        """Return float32[B] log-odds before calibration, from standardised rows; what training minimises."""
+    def raw_log_odds(self, encoded: Tensor) -> Tensor:
+        """Return float32[B] log-odds before calibration, from encoded rows; what training minimises."""
         weights: Any = self.layers[0].weight
-        odds: Tensor = self.layers(standardised.to(weights.dtype))
-        return odds.squeeze(1).float()
+        odds: Tensor = self.layers(encoded.to(weights.dtype))
+        return (odds.squeeze(1).float() / LOG_ODDS_MAX).tanh() * LOG_ODDS_MAX
 
     def log_odds(self, features: Tensor) -> Tensor:
         """Return float32[B] calibrated log-odds of fraud, from float32[B, F]."""
-        return self.raw_log_odds(self.standardise(features)) * self.calibration[0] + self.calibration[1]
+        return self.raw_log_odds(self.encode(features)) * self.calibration[0] + self.calibration[1]
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the calibrated fraud probability of each row.
@@ -140,6 +177,6 @@ class FraudModel(nn.Module):
         return torch.sigmoid(self.log_odds(features))
 
     def cast(self, dtype: torch.dtype) -> FraudModel:
-        """Run the matrix products in dtype; standardisation and calibration stay float32."""
+        """Run the matrix products in dtype; encoding and calibration stay float32."""
         self.layers.to(dtype)
         return self

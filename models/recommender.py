@@ -1,7 +1,8 @@
-"""The recommender: a session's items in, a score for every item of the vocabulary out."""
+"""The recommender's network: a session's clicks in, a unit vector out that lies near the items likely to come next."""
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
@@ -12,41 +13,79 @@ from torch import Tensor, nn
 from models.artifacts import Artifact, pack_texts, unpack_texts
 from models.errors import ArtifactError
 
-# Row 0 of the embedding stands for "no item", so that an index of -1 plus one needs no branch.
-PADDING: Final = 0
+# Logits are cosines times a learned scale; training starts here, where others found theirs to end.
+SCALE: Final = 16.0
+
+
+class SessionEncoder(nn.Module):
+    """A GRU over the clicks, attention to them from the click asked about, and that click itself, in one unit vector.
+
+    Each head weighs the clicks by what they are to the one asked about and by how long before it they were. Items have
+    unit length, so that a frequent item is not near everything.
+
+    Args:
+        width: Width of an item's vector (D).
+        heads: Attention heads (H).
+        length: Longest session that is read (T).
+        dropout: Share of the clicks' components that training hides.
+
+    Source:
+        GRU as GRU4Rec, Hidasi et al. (2016), with NARM's attention, Li et al. (2017); unit vectors and scale as NISER,
+        Gupta et al. (2019).
+    """
+
+    def __init__(self, width: int, heads: int, length: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.width, self.heads, self.length = width, heads, length
+        self.gru = nn.GRU(width, width, batch_first=True)
+        self.query = nn.Linear(width, heads * width)
+        self.position = nn.Parameter(torch.zeros(length, heads))  # by clicks before the one asked about
+        self.session = nn.Linear((heads + 2) * width, width)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(SCALE)))
+        self.dropout = nn.Dropout(dropout)
+        with torch.no_grad():
+            # An untrained encoder says "the same item again": a start that training leaves within an epoch.
+            self.session.weight.mul_(0.3)[:, :width] += torch.eye(width)
+            self.query.weight.mul_(0.3)
+
+    def forward(self, clicks: Tensor, asked: Tensor) -> Tensor:
+        """Return the session vector at each click asked about, from it and the clicks before it.
+
+        Args:
+            clicks: [B, L, D] unit vectors of the items, the oldest click first, anything after the last; L <= T.
+            asked: int64[B, Q] places of clicks in [0, L).
+
+        Returns:
+            [B, Q, D] unit vectors.
+        """
+        clicks = self.dropout(clicks)
+        states, _ = self.gru(clicks)
+        place = asked[:, :, None].expand(-1, -1, self.width)
+        last = clicks.gather(1, place)  # [B, Q, D]
+        before = asked[:, :, None] - torch.arange(clicks.shape[1], device=clicks.device)  # [B, Q, L]
+        query = self.query(last).unflatten(2, (self.heads, self.width))  # [B, Q, H, D]
+        affinity = torch.einsum("bqhd,bld->bqhl", query, clicks) * 4.0
+        affinity = affinity + self.position[before.clamp(min=0)].transpose(2, 3)
+        weights = affinity.masked_fill((before < 0)[:, :, None, :], -torch.inf).softmax(dim=3)
+        pooled = torch.einsum("bqhl,bld->bqhd", weights, clicks).flatten(2)
+        return nn.functional.normalize(self.session(torch.cat([last, states.gather(1, place), pooled], dim=2)), dim=2)
 
 
 class RecommenderModel(nn.Module):
-    """Attention over a session's items, queried by the last one, matched against every item's embedding.
-
-    Each head weighs the clicks by what they are to the last one and by how long ago they were; the last item and the
-    heads' averages make the session's vector. Items are matched by the embedding they enter by.
+    """An encoder and the unit vectors of the items that it was trained with.
 
     Args:
         items: Size of the vocabulary (N).
-        width: Embedding width (D).
-        heads: Attention heads (H).
+        width: Width of an item's vector (D).
+        heads: Attention heads.
         length: Longest session that is read (T); older clicks are ignored.
-
-    Source:
-        Last item and attention as STAMP, Liu et al. (2018); dot-product heads, Vaswani et al. (2017).
     """
 
     def __init__(self, items: int, width: int, heads: int, length: int) -> None:
         super().__init__()
-        self.items, self.width, self.heads, self.length = items, width, heads, length
-        self.embedding = nn.Embedding(items + 1, width, padding_idx=PADDING)
-        self.query = nn.Linear(width, heads * width)
-        self.position = nn.Parameter(torch.zeros(heads, length))
-        self.session = nn.Sequential(
-            nn.Linear((heads + 1) * width, 2 * width), nn.ReLU(inplace=True), nn.Linear(2 * width, width)
-        )
-        self.shortcut = nn.Linear(width, width, bias=False)
-        self.bias = nn.Parameter(torch.zeros(items + 1))  # -inf for PADDING: never recommended
-        nn.init.normal_(self.embedding.weight, std=0.1)
-        with torch.no_grad():
-            self.embedding.weight[PADDING] = 0.0
-            self.bias[PADDING] = -torch.inf
+        self.items, self.width, self.length = items, width, length
+        self.encoder = SessionEncoder(width, heads, length)
+        self.embedding = nn.Parameter(nn.functional.normalize(torch.randn(items, width), dim=1))
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> RecommenderModel:
@@ -60,48 +99,29 @@ class RecommenderModel(nn.Module):
         architecture = artifact.section("architecture")
         try:
             model = cls(architecture["items"], architecture["width"], architecture["heads"], architecture["length"])
-            vocabulary = Vocabulary.from_artifact(artifact)
-            own = {name: value for name, value in artifact.tensors.items() if name not in Vocabulary.TENSORS}
-            model.load_state_dict({name: torch.from_numpy(value) for name, value in own.items()})
+            own = {name: torch.from_numpy(artifact.tensors[name]) for name in model.state_dict()}
+            model.load_state_dict(own)
+            ids = len(Vocabulary.from_artifact(artifact).ids)
         except (KeyError, TypeError, RuntimeError) as error:
             raise ArtifactError(
                 f"{artifact.folder}: expected tensors that fit {architecture}, got {error}; train it again"
             ) from error
-        if len(vocabulary.ids) != model.items:
-            raise ArtifactError(
-                f"{artifact.folder}: expected {model.items} item ids, got {len(vocabulary.ids)}; train it again"
-            )
+        if ids != model.items:
+            raise ArtifactError(f"{artifact.folder}: expected {model.items} item ids, got {ids}; train it again")
         return model
 
-    def encode(self, sequences: Tensor) -> Tensor:
-        """Return the session vectors.
+    def encode(self, sequences: Tensor, counts: Tensor) -> Tensor:
+        """Return the session vector after each session's last click.
 
         Args:
-            sequences: int64[B, T], item index plus one, PADDING left of the first click; every row has a click.
+            sequences: int64[B, L] item indices, the oldest click first, any index after the last; L <= T.
+            counts: int64[B] clicks of each session, >= 1.
 
         Returns:
-            [B, D] in the weights' dtype.
+            [B, D] unit vectors in the weights' dtype.
         """
-        sequences = sequences[:, -self.length :]
-        clicks = self.embedding(sequences)  # [B, T, D]
-        last = clicks[:, -1]  # [B, D]
-        query = self.query(last).unflatten(1, (self.heads, self.width))
-        affinity = query @ clicks.transpose(1, 2) + self.position[:, self.length - sequences.shape[1] :]  # [B, H, T]
-        weights = affinity.masked_fill((sequences == PADDING)[:, None, :], -torch.inf).softmax(dim=2)
-        pooled = weights @ clicks  # [B, H, D]
-        session: Tensor = self.session(torch.cat([last, pooled.flatten(1)], dim=1)) + self.shortcut(last)
-        return session
-
-    def forward(self, sequences: Tensor) -> Tensor:
-        """Return the logit of every item as the session's next click.
-
-        Args:
-            sequences: int64[B, T], as for `encode`.
-
-        Returns:
-            [B, N + 1] logits in the weights' dtype; column PADDING belongs to no item.
-        """
-        return torch.addmm(self.bias, self.encode(sequences), self.embedding.weight.t())
+        vectors: Tensor = self.encoder(self.embedding[sequences], (counts - 1)[:, None])
+        return vectors[:, 0]
 
 
 class Vocabulary:

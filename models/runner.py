@@ -5,18 +5,21 @@ A runner owns no thread and no queue; the caller decides who may call it. Two ru
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
+from llvmlite.binding import get_host_cpu_features
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.artifacts import Artifact, default_artifact, load_artifact
+from models.blending import Blend, largest
 from models.errors import ArtifactError, FeatureMismatch, ModelError
+from models.features.clicks import NewItems
 from models.features.payments import FRAUD_FEATURES
 from models.fraud import FraudModel
 from models.recommender import RecommenderModel, Vocabulary
@@ -29,11 +32,26 @@ DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # A new shape costs a CUDA device milliseconds of choosing kernels: batches are padded to one of these sizes there.
 BATCH_BUCKETS: Final = (64, 256, 1024, 4096)
 
+# Payments are scored in chunks of one shape, the last one padded: the sums of a matrix product may be taken in another
+# order in a product of another shape, and a payment's score must not depend on the batch that it comes in. The larger
+# the chunk the less it costs a row, the smaller the less a lone payment waits.
+FRAUD_CHUNK_ROWS: Final = {"cpu": 128, "cuda": 1024}
+
 # Scores of one chunk on the CPU: 4 MB, so that they are still in the cache when the largest are picked.
 SCORES_PER_CHUNK_MAX: Final = 1 << 20
+# Sessions that the CPU encodes at once: beyond, they are no cheaper each.
+SESSIONS_PER_CHUNK_MAX: Final = 256
 
 SEQUENCE: Final = "sequence"
+NEIGHBOURS: Final = "neighbours"
 POPULAR: Final = "popular"
+
+# Items of the network that the blend sees. A hundredth of a session's probability lies outside; hits do not.
+CANDIDATES: Final = 128
+MULTIPLIES_BFLOAT16: Final = bool(get_host_cpu_features().get("avx512bf16"))
+
+Part = Literal["blend", "sequence", "neighbours", "item-item", "popularity"]
+PARTS: Final = get_args(Part)
 
 BASELINE: Final = "baseline"
 OTHER: Final = "other"
@@ -78,13 +96,13 @@ def freeze(model: nn.Module) -> None:
 
 
 class Batches:
-    """How rows reach the device: as they are on the CPU, in padded buckets elsewhere."""
+    """How rows reach the device: padded to one of the buckets, or, with `rows_max`, on the CPU as they are."""
 
     def __init__(self, device: torch.device, buckets: Sequence[int], rows_max: int | None = None) -> None:
         if not buckets or min(buckets) < 1:
             raise ModelError(f"batch_buckets: expected sizes >= 1, got {tuple(buckets)}; correct them")
         self.device = device
-        self.padded = device.type != "cpu"
+        self.padded = rows_max is None or device.type != "cpu"
         self.sizes = tuple(sorted(buckets))
         self.rows_max = rows_max or self.sizes[-1]
 
@@ -111,7 +129,7 @@ class FraudRunner:
         artifact: Of kind fraud.
         device: As for `resolve_device`.
         dtype: "float32" or, on CUDA, "bfloat16".
-        batch_buckets: Batch sizes that CUDA sees; larger batches are cut, smaller ones padded.
+        chunk_rows: Rows of one forward pass; FRAUD_CHUNK_ROWS of the device where it is 0.
 
     Raises:
         ArtifactError: the artifact is of another kind or incomplete.
@@ -124,7 +142,7 @@ class FraudRunner:
         artifact: Artifact,
         device: str = "auto",
         dtype: str = "float32",
-        batch_buckets: Sequence[int] = BATCH_BUCKETS,
+        chunk_rows: int = 0,
     ) -> None:
         self.device = resolve_device(device)
         trained_on = tuple(artifact.section("features"))
@@ -135,7 +153,7 @@ class FraudRunner:
             )
         self._model = FraudModel.from_artifact(artifact).cast(resolve_dtype(dtype, self.device)).to(self.device)
         freeze(self._model)
-        self._batches = Batches(self.device, batch_buckets)
+        self._batches = Batches(self.device, (chunk_rows or FRAUD_CHUNK_ROWS[self.device.type],))
         self.features = trained_on
         self.name = artifact.name
         self.version = artifact.version
@@ -164,13 +182,14 @@ class FraudRunner:
             features: float32[B, F], columns in FRAUD_FEATURES order.
 
         Returns:
-            float32[B] in [0, 1], input order kept, in an array of the caller's own.
+            float32[B] in [0, 1], input order kept, in an array of the caller's own. A row's score is the same to the
+            last bit whatever the other rows are.
 
         Raises:
             FeatureMismatch: F differs from the artifact's.
         """
         with torch.inference_mode():
-            return torch.sigmoid(self._log_odds(features)).numpy()
+            return self._each(features, self._model).numpy()
 
     def reasons(self, features: Float32, top: int) -> list[list[tuple[str, float]]]:
         """Say which groups of features moved each row's score away from a usual payment's.
@@ -196,7 +215,7 @@ class FraudRunner:
         steps = self._substitutions  # bool[2, G + 1, F]
         with torch.inference_mode():
             mixed = torch.where(steps, rows[:, None, None, :], self._baseline)
-            odds = self._log_odds(mixed.flatten(0, 2).numpy()).view(len(rows), 2, -1).double().numpy()
+            odds = self._each(mixed.flatten(0, 2).numpy(), self._model.log_odds).view(len(rows), 2, -1).double().numpy()
         forward = np.diff(odds[:, 0], axis=1)
         reverse = np.diff(odds[:, 1], axis=1)[:, ::-1]
         contributions = (forward + reverse) / 2
@@ -215,12 +234,12 @@ class FraudRunner:
             )
         return torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))
 
-    def _log_odds(self, features: Float32) -> Tensor:
+    def _each(self, features: Float32, function: Callable[[Tensor], Tensor]) -> Tensor:
         rows = self._checked(features)
-        odds = torch.empty(len(rows))
+        values = torch.empty(len(rows))
         for covered, batch in self._batches.split(rows):
-            odds[covered] = self._model.log_odds(batch)[: covered.stop - covered.start].cpu()
-        return odds
+            values[covered] = function(batch)[: covered.stop - covered.start].cpu()
+        return values
 
     def _telescope(self, groups: list[list[int]]) -> Tensor:
         """Return bool[2, G + 1, F]: which features are the row's own after each step, in order and in reverse."""
@@ -239,8 +258,8 @@ class Slates(NamedTuple):
     Attributes:
         items: int32[B, K] item indices, best first, -1 where there is none.
         ids: Item ids of each row, without the missing ones.
-        scores: float32[B, K] probability of the next click, among unseen items; 0 where there is none.
-        strategies: SEQUENCE or POPULAR for each row.
+        scores: float32[B, K] probability of the next click, among the items that may be named; 0 where there is none.
+        strategies: SEQUENCE, NEIGHBOURS or POPULAR for each row.
     """
 
     items: Int32
@@ -260,7 +279,11 @@ class Slates(NamedTuple):
 
 
 class RecommenderRunner:
-    """The recommender, frozen; arguments and errors as for `FraudRunner`."""
+    """The recommender, frozen; arguments and errors as for `FraudRunner`.
+
+    The device encodes sessions and picks the CANDIDATES items of each that the network finds likeliest; the blend of
+    these with past sessions and the session's own items is the CPU's.
+    """
 
     def __init__(
         self,
@@ -271,15 +294,15 @@ class RecommenderRunner:
     ) -> None:
         self.device = resolve_device(device)
         model = RecommenderModel.from_artifact(artifact)
-        self._model = model.to(device=self.device, dtype=resolve_dtype(dtype, self.device))
-        freeze(self._model)
+        freeze(model)
+        log_scale = float(model.encoder.log_scale)
+        self._blend = Blend.from_artifact(artifact, model.embedding.numpy().copy(), log_scale)
+        self._looking = Looking(model, self.device, resolve_dtype(dtype, self.device), batch_buckets)
         vocabulary = Vocabulary.from_artifact(artifact)
         self._index = vocabulary.index
         self._ids = np.array([*vocabulary.ids, None], dtype=object)  # index -1 is the last place
         self._popular = np.argsort(-vocabulary.clicks, kind="stable").astype(np.int32)
         self._popularity = (vocabulary.clicks / max(1, int(vocabulary.clicks.sum()))).astype(np.float32)
-        rows_max = max(1, SCORES_PER_CHUNK_MAX // (model.items + 1))
-        self._batches = Batches(self.device, batch_buckets, rows_max)
         self.items = model.items
         self.length = model.length
         self.name = artifact.name
@@ -292,54 +315,157 @@ class RecommenderRunner:
 
     def warm_up(self) -> None:
         """Run every batch size once, so that the first record does not wait for kernels and memory."""
-        for size in self._batches.warm_up_sizes():
+        for size in self._looking.batches.warm_up_sizes():
             self.recommend(np.zeros((size, self.length), np.int32), min(20, self.items))
 
     def item_index(self, ids: Sequence[str]) -> Int32:
         """Return int32[B] indices of item ids, -1 for those that the model was not trained on."""
         return np.fromiter(map(self._index.get, ids, repeat(-1)), np.int32, len(ids))
 
-    def recommend(self, sequences: Int32, k: int) -> Slates:
-        """Return the k items most likely to be clicked next, without those already in the session.
+    def recommend(self, sequences: Int32, k: int, keep_seen: bool = False) -> Slates:
+        """Return the k items most likely to be clicked next.
 
         Args:
             sequences: int32[B, T] item indices in order of clicks, the last click rightmost, -1 for an unknown item
                 or none; unknown items are skipped, the rest of the session counts.
             k: Items wanted, >= 1; K is at most the size of the vocabulary.
+            keep_seen: Whether items already in the session may be recommended again.
 
         Returns:
-            Slates; a session without any known item gets the most popular items.
+            Slates; a session without any known item gets the most popular items. A slate's strategy is the part that
+            gave more probability to the items on it; the session's own items count for past sessions.
         """
-        known = sequences >= 0
-        if (known[:, :-1] & ~known[:, 1:]).any():
-            order = np.argsort(known, axis=1, kind="stable")
-            sequences = np.take_along_axis(sequences, order, axis=1)
         k = min(k, self.items)
-        rows = np.flatnonzero(known.any(axis=1))
+        sessions, counts = left_aligned(sequences, self.length)
+        rows = np.flatnonzero(counts)
         items = np.tile(self._popular[:k], (len(sequences), 1))
         scores = np.tile(self._popularity[self._popular[:k]], (len(sequences), 1))
         strategies = [POPULAR] * len(sequences)
         if len(rows):
-            chosen = sequences if len(rows) == len(sequences) else sequences[rows]
-            items[rows], scores[rows] = self._rank(chosen, k)
-            for row in rows.tolist():
-                strategies[row] = SEQUENCE
+            vectors, candidates = self._looking.look(sessions[rows], counts[rows], max(CANDIDATES, k + self.length))
+            items[rows], scores[rows], shares = self._blend.rank(
+                sessions[rows], counts[rows], vectors, candidates, k, keep_seen=keep_seen
+            )
+            for row, by_neighbours in zip(rows.tolist(), (shares[:, 1] > shares[:, 0]).tolist(), strict=True):
+                strategies[row] = NEIGHBOURS if by_neighbours else SEQUENCE
         ids: list[list[str]] = self._ids[items].tolist()
         if (items < 0).any():
             ids = [[item for item in row if item is not None] for row in ids]
         return Slates(items, ids, scores, strategies)
 
-    def _rank(self, sequences: Int32, k: int) -> tuple[Int32, Float32]:
-        places = torch.from_numpy(sequences.astype(np.int64) + 1)
-        items = np.empty((len(sequences), k), np.int32)
-        scores = np.empty((len(sequences), k), np.float32)
+    def with_new(self, slates: Slates, new: NewItems) -> Slates:
+        """Return slates with new items among their ids and scores, in the order of probability.
+
+        A known item's probability is what the new ones leave of it.
+
+        Args:
+            slates: As `recommend` gives them; their `items` know no new ones and stay.
+            new: What may be recommended beside, for each slate.
+        """
+        ids, scores = list(slates.ids), slates.scores.copy()
+        for row in [row for row, names in enumerate(new.ids) if names]:
+            left = max(0.0, 1.0 - sum(new.shares[row]))
+            known = (scores[row, : len(ids[row])] * left).tolist()
+            both = [*zip(new.shares[row], new.ids[row], strict=True), *zip(known, ids[row], strict=True)]
+            best = sorted(both, key=lambda pair: -pair[0])[: scores.shape[1]]
+            ids[row] = [name for _, name in best]
+            scores[row, : len(best)] = [score for score, _ in best]
+        return slates._replace(ids=ids, scores=scores)
+
+    def rank(self, sequences: Int32, k: int, part: Part = "blend") -> Int32:
+        """Return int32[B, K] items as one part of the recommender ranks them, seen ones included; -1 where none is.
+
+        Args:
+            sequences: As for `recommend`.
+            k: Items wanted, >= 1.
+            part: One of PARTS; "item-item" has the votes of past sessions with the last click and nothing else.
+
+        Raises:
+            ModelError: the part is unknown.
+        """
+        if part not in PARTS:
+            raise ModelError(f"part: expected one of {', '.join(PARTS)}, got {part!r}; correct it")
+        if part == "blend":
+            return self.recommend(sequences, k, keep_seen=True).items
+        k = min(k, self.items)
+        items = np.tile(self._popular[:k], (len(sequences), 1))
+        sessions, counts = left_aligned(sequences, self.length)
+        rows = np.flatnonzero(counts)
+        if part == "popularity" or not len(rows):
+            return items
+        vectors, candidates = self._looking.look(sessions[rows], counts[rows], max(CANDIDATES, k + self.length))
+        items[rows] = self._blend.of_part(part).rank(
+            sessions[rows], counts[rows], vectors, candidates, k, keep_seen=True
+        )[0]
+        return items
+
+
+class Looking:
+    """A network that says which items are worth ranking: session vectors and the items with the largest logits.
+
+    On a CPU with products of bfloat16 the logits are taken in it. They only choose the candidates: the blend takes the
+    candidates' own logits again, in float32 and in one order, so that a slate does not depend on its batch.
+
+    Args:
+        model: Frozen.
+        device: Where it runs.
+        dtype: Of its products there.
+        batch_buckets: As for the runners.
+    """
+
+    def __init__(
+        self, model: RecommenderModel, device: torch.device, dtype: torch.dtype, batch_buckets: Sequence[int]
+    ) -> None:
+        self._model = model.to(device=device, dtype=dtype)
+        self.items = model.items
+        coarse = torch.bfloat16 if device.type == "cpu" and MULTIPLIES_BFLOAT16 else dtype
+        self._items = model.embedding.detach().to(coarse)
+        self.batches = Batches(device, batch_buckets, SESSIONS_PER_CHUNK_MAX)
+        # A device takes the bucket that it was given; a CPU's cache does not hold as many scores.
+        self._rows_max = self.batches.sizes[-1] if self.batches.padded else max(1, SCORES_PER_CHUNK_MAX // model.items)
+
+    def look(self, sessions: Int32, counts: Int32, wanted: int) -> tuple[Float32, Int32]:
+        """Return session vectors float32[B, D], and the `wanted` items (all, if there are fewer) int32[B, M]."""
+        wanted = min(wanted, self.items)
+        order = np.argsort(counts, kind="stable")  # like lengths together: a chunk is as long as its longest
+        rows = torch.from_numpy(np.column_stack([sessions[order], counts[order]]).astype(np.int64))
+        vectors = np.empty((len(sessions), self._items.shape[1]), np.float32)
+        candidates = np.empty((len(sessions), wanted), np.int32)
         with torch.inference_mode():
-            for covered, batch in self._batches.split(places):
-                logits = self._model(batch).float().scatter_(1, batch, -torch.inf)
-                best = logits.topk(k, dim=1)
-                probability: Any = (best.values - logits.logsumexp(dim=1, keepdim=True)).exp()
-                rows = covered.stop - covered.start
-                missing = best.values == -torch.inf
-                items[covered] = (best.indices - 1).masked_fill_(missing, -1)[:rows].cpu().numpy()
-                scores[covered] = probability.masked_fill_(missing, 0.0)[:rows].cpu().numpy()
-        return items, scores
+            for covered, batch in self.batches.split(rows):
+                lengths = batch[:, -1]
+                clicks = batch[:, :-1] if self.batches.padded else batch[:, : int(lengths.max())]
+                place = order[covered]
+                found = self._model.encode(clicks, lengths)[: len(place)]
+                vectors[place] = found.float().cpu().numpy()
+                found = found.to(self._items.dtype)
+                for begin in range(0, len(place), self._rows_max):
+                    logits = found[begin : begin + self._rows_max] @ self._items.t()
+                    candidates[place[begin : begin + self._rows_max]] = self._best(logits, wanted)
+        return vectors, candidates
+
+    def _best(self, logits: Tensor, wanted: int) -> Int32:
+        if logits.device.type != "cpu":
+            return logits.topk(wanted, dim=1).indices.int().cpu().numpy()
+        best = np.empty((len(logits), wanted), np.int32)
+        largest(logits.float().numpy(), wanted, best)
+        return best
+
+
+def left_aligned(sequences: Int32, length: int) -> tuple[Int32, Int32]:
+    """Return the latest known items of each row from the left on, zeros after them, and their number.
+
+    Args:
+        sequences: int32[B, T], -1 where there is no known item.
+        length: Items kept of a row.
+
+    Returns:
+        int32[B, length]; int32[B].
+    """
+    known = sequences >= 0
+    after = known[:, ::-1].cumsum(axis=1)[:, ::-1]  # known clicks from here on
+    known &= after <= length
+    counts = known.sum(axis=1, dtype=np.int32)
+    out = np.zeros((len(sequences), length), np.int32)
+    out[np.arange(length) < counts[:, None]] = sequences[known]
+    return out, counts

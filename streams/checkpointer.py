@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -55,21 +55,27 @@ class Checkpointer:
         rows = 0
         try:
             async with asyncio.timeout(seconds_max), self._lock:
+                member = self._member()
+                if member is None:
+                    return 0
                 for name, table in self._tables.items():
                     # One partition at a time: the device is held up for the copy of one, not of all.
-                    for number in await self._device.call(table.moved):
-                        rows += await self._write_one(name, table, number, deadline)
+                    for number in await self._device.call(partial(table.moved, member.generation)):
+                        rows += await self._write_one(name, table, number, member, deadline)
         except TimeoutError:
             logger.warning("the checkpoint was not written within %.1f s; the next one goes on", seconds_max)
         return rows
 
-    async def _write_one(self, name: str, table: StateTable[Any], number: int, deadline: float) -> int:
-        member = self._member()
-        snapshot = await self._device.call(partial(table.snapshot, number))
-        if member is None or snapshot is None:
-            return 0
+    async def _write_one(
+        self, name: str, table: StateTable[Any], number: int, member: GroupMember, deadline: float
+    ) -> int:
+        taken: list[Snapshot] = []
         written = False
         try:
+            await self._device.call(lambda: taken.extend(filter(None, [table.snapshot(number, member.generation)])))
+            if not taken:
+                return 0
+            (snapshot,) = taken
             await self._wait_until_committed(TP(table.source, number), snapshot.position, member)
             count = await asyncio.get_running_loop().run_in_executor(
                 self._pool, self._send, table, snapshot, member, deadline
@@ -79,9 +85,11 @@ class Checkpointer:
             logger.warning("%s; the next checkpoint carries every row", exc)
             return 0
         finally:
-            self._metrics.checkpoints.labels(name, "written" if written else "failed").inc()
             if not written:
-                self._device.submit(partial(table.not_written, snapshot))
+                # Behind the copy on the device thread, which is made even if nobody waits for it any more.
+                self._device.submit(partial(self._take_back, table, taken))
+            if taken:
+                self._metrics.checkpoints.labels(name, "written" if written else "failed").inc()
         self._metrics.checkpoint_rows.labels(name).inc(count)
         return count
 
@@ -90,6 +98,11 @@ class Checkpointer:
             if self._member() != member:
                 raise DeliveryFailed(f"{tp.topic}[{tp.partition}]: expected commit {position}, got a new assignment")
             await asyncio.sleep(0.02)
+
+    @staticmethod
+    def _take_back(table: StateTable[Any], taken: Sequence[Snapshot]) -> None:
+        for snapshot in taken:
+            table.not_written(snapshot)
 
     def _send(self, table: StateTable[Any], snapshot: Snapshot, member: GroupMember, deadline: float) -> int:
         rows = snapshot.rows()

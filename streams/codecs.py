@@ -6,6 +6,7 @@ so that the others are still decided; a rejected record costs microseconds, neve
 
 import base64
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,7 @@ from streams.events import (
     LETTER_KEY_BYTES_MAX,
     LETTER_MESSAGE_CHARS_MAX,
     LETTER_VALUE_BYTES_MAX,
+    LISTED,
     Click,
     Transaction,
     TransactionLabel,
@@ -34,7 +36,7 @@ REJECTION_CODES: Final[dict[str, str]] = {
     "too-large": "the value is longer than record_bytes_max",
     "not-utf8": "the value is not UTF-8 text",
     "truncated": "the JSON text ends too early",
-    "not-json": "the value is not JSON",
+    "not-json": "the value is not JSON, or a text in it has half a surrogate pair",
     "not-finite": "NaN, Infinity, or a number beyond 64 bits",
     "too-deep": f"objects or arrays nested deeper than {NESTING_MAX}",
     "duplicate-key": "an object has the same key twice",
@@ -51,6 +53,7 @@ REJECTION_CODES: Final[dict[str, str]] = {
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_HALF_A_PAIR: Final = re.compile("[\ud800-\udfff]")  # of a whole pair, json makes one character
 _SHOWN_CHARS_MAX = 64  # of an offending value in a message: the dead letter has all of it
 
 # What msgspec says, to a code, first match wins. The contract tests pin each to the installed msgspec.
@@ -381,7 +384,10 @@ def _diagnose(value: bytes, error: Exception) -> tuple[str, str]:
     if bad_byte is not None:
         return "not-utf8", f"expected UTF-8 text, got byte {bad_byte}"
     if not value.strip():
-        return "empty", f"expected a JSON object, got {len(value)} bytes of nothing"
+        return (
+            "empty",
+            f"expected a JSON object, got {f'white space only, {len(value)} bytes' if value else 'no bytes'}",
+        )
     if isinstance(error, RecursionError):
         return "too-deep", f"expected at most {NESTING_MAX} levels of nesting, got more"
     phrase = str(error)
@@ -390,11 +396,19 @@ def _diagnose(value: bytes, error: Exception) -> tuple[str, str]:
         if code == "out-of-range" and "$.event_time" in phrase:
             code = "absurd-time"
         return code, _sentence(value, phrase)
-    constants = _constants(value)
-    if constants:
-        return "not-finite", f"expected finite numbers, got {constants[0]}"
-    # msgspec also says "truncated" of half a surrogate pair near the end, which other decoders accept.
-    if "truncated" in phrase and constants is None:
+    lenient = _read_leniently(value)
+    if lenient is not None:
+        text, constants = lenient
+        if constants:
+            return "not-finite", f"expected finite numbers, got {constants[0]}"
+        # Of half a pair msgspec says one of four things, "truncated" among them; other decoders accept it.
+        half = _HALF_A_PAIR.search(text)
+        if half is not None:
+            return (
+                "not-json",
+                f"expected text that UTF-8 can hold, got half a surrogate pair, \\u{ord(half[0]):04x} alone",
+            )
+    elif "truncated" in phrase:
         return "truncated", f"expected a complete JSON object, got the first {len(value)} bytes of one"
     return "not-json", f"expected JSON, got {_shown(value)}: {phrase}"
 
@@ -403,6 +417,9 @@ def _sentence(value: bytes, phrase: str) -> str:
     """Return msgspec's phrase with the offending value where it names none."""
     expected, _, path = phrase.partition(" - at `$")
     field = path.rstrip("`").removeprefix(".")
+    if field in LISTED and expected.startswith("Invalid enum value "):
+        got = _shortened(expected.removeprefix("Invalid enum value "))
+        return f"{field}: expected {', '.join(LISTED[field])}, got {got}"
     sentence = f"{field}: {expected[:1].lower()}{expected[1:]}" if field else f"{expected[:1].lower()}{expected[1:]}"
     if ", got " in sentence or not field:
         return sentence
@@ -421,11 +438,14 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _SHOWN_CHARS_MAX else f"{text[:_SHOWN_CHARS_MAX]}..."
 
 
-def _constants(value: bytes) -> list[str] | None:
-    """Return each NaN or Infinity, which many serialisers write, in what is otherwise JSON; None where it is not."""
+def _read_leniently(value: bytes) -> tuple[str, list[str]] | None:
+    """Return what is JSON but for NaN, Infinity and half surrogate pairs: as text without escapes, and each constant.
+
+    None where it is not even that.
+    """
     constants: list[str] = []
     try:
-        json.loads(value, parse_constant=constants.append, parse_int=str, parse_float=str)
+        document = json.loads(value, parse_constant=constants.append, parse_int=str, parse_float=str)
+        return json.dumps(document, ensure_ascii=False), constants
     except (ValueError, RecursionError):
         return None
-    return constants

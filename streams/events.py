@@ -5,7 +5,7 @@ Unknown extra fields pass. Identifiers are text; a JSON integer is accepted and 
 """
 
 from datetime import datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args, get_origin, get_type_hints
 
 from msgspec import Meta, Struct
 
@@ -73,6 +73,15 @@ class TransactionLabel(Struct, frozen=True, gc=False):
     card_id: Annotated[Id, Meta(description="Also the Kafka key, as UTF-8 text.", examples=["card-42"])]
     terminal_id: Annotated[Id, Meta(examples=["terminal-7"])]
     is_fraud: bool
+
+
+# Fields of the input whose text is one of a list: for sentences that name it, which msgspec's do not.
+LISTED: Final[dict[str, tuple[str, ...]]] = {
+    name: get_args(hint)
+    for event in (Transaction, Click, TransactionLabel)
+    for name, hint in get_type_hints(event).items()
+    if get_origin(hint) is Literal
+}
 
 
 class Timings(Struct, frozen=True, gc=False):

@@ -227,7 +227,11 @@ def _components(topic: Topic, ref_template: str) -> tuple[str, dict[str, Any]]:
 
 def _key_schema(topic: Topic) -> dict[str, Any]:
     if topic.key is None:
-        return {"type": "string", "description": "The original record's key, of a very long one the first bytes."}
+        meaning = (
+            "The original record's key, of a very long one the first bytes. A record without a value is no letter: its "
+            "key is the place of one that was replayed, such as dead-letters[0]@17."
+        )
+        return {"type": "string", "description": meaning}
     return {"type": "string", "description": f"UTF-8 text of {topic.key}."}
 
 

@@ -25,6 +25,8 @@ Guarantee = Literal["at_least_once", "exactly_once"]
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16"]
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+SeenItems = Literal["drop", "keep"]
+NewItems = Literal["recommend", "ignore"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 
@@ -89,6 +91,12 @@ class Settings:
     decline_threshold: float | None = setting(None, "score from which a payment is declined; unset: the artifact's")
     reasons_max: int = setting(3, "reasons named with a review or a decline")
     top_k: int = setting(20, "items of a recommendation")
+    seen_items: SeenItems = setting(
+        "drop", "items that the session has seen: never recommended, or ranked as any other"
+    )
+    new_items: NewItems = setting(
+        "recommend", "items that the model has never seen: recommended once clicked, or never"
+    )
 
     http_host: str = setting("127.0.0.1", "address of /live, /ready and /metrics")
     http_port: int = setting(6066, "port of /live, /ready and /metrics, plus worker_slot")
@@ -134,12 +142,6 @@ class Settings:
             )
         if bool(self.ssl_certificate_location) != bool(self.ssl_key_location):
             raise SettingsError("ssl_certificate_location and ssl_key_location go together; set both or neither")
-        if not self.security_protocol.endswith("SSL"):
-            for name in ("ssl_ca_location", "ssl_certificate_location", "ssl_key_password"):
-                if getattr(self, name):
-                    raise SettingsError(
-                        f"{name} is set but security_protocol={self.security_protocol}; use SSL or SASL_SSL"
-                    )
         if not self.security_protocol.endswith("SSL"):
             for key in ("ssl_ca_location", "ssl_certificate_location", "ssl_key_location", "ssl_key_password"):
                 if getattr(self, key):
@@ -193,6 +195,9 @@ class Settings:
                 config[key.replace("_", ".")] = value
         return config
 
+
+# Every key with a long path is a few KB; the parser's time grows with nesting, which this bounds too.
+FILE_BYTES_MAX = 65_536
 
 # name, lowest, highest that can work; the README's table shows them.
 _RANGES: tuple[tuple[str, float, float], ...] = (
@@ -260,10 +265,15 @@ def load_settings(path: str | Path | None = None, env: Mapping[str, str] = os.en
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        with path.open("rb") as file:
+            data = file.read(FILE_BYTES_MAX + 1)
     except OSError as exc:
         raise SettingsError(f"{path}: cannot be read ({exc.strerror}); check the path in STREAMS_CONFIG") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    if len(data) > FILE_BYTES_MAX:
+        raise SettingsError(f"{path}: expected at most {FILE_BYTES_MAX} bytes, got more; check the path")
+    try:
+        return tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as exc:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
         raise SettingsError(f"{path}: expected TOML, got {exc}") from exc
 
 
@@ -271,9 +281,11 @@ def _convert(place: str, key: str, value: Any, hints: Mapping[str, Any], *, stri
     hint = hints.get(key)
     if hint is None:
         raise SettingsError(f"{place}: unknown key; `streams settings` lists them all")
+    if isinstance(value, str) and "\0" in value:  # TOML can say it, no path or name can hold it
+        raise SettingsError(f"{place}: expected text without NUL characters, got one; remove it")
     try:
         return msgspec.convert(value, hint, strict=strict)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):  # a variable's bytes that are no UTF-8
         shown = "***" if key in _SECRETS else repr(value)
         raise SettingsError(f"{place}: expected {_expected(hint)}, got {shown}") from None
 

@@ -61,6 +61,7 @@ class Partition(Generic[H]):
     whole: bool = False  # the next checkpoint must carry every row, because an earlier one was not written
     stale: frozenset[bytes] = frozenset()  # keys that the topic holds and the next checkpoint must bury
     in_use: bool = False  # a batch is being applied: the rows are of no position
+    generation: int = -1  # the group's, under which the last batch was fetched
 
 
 @dataclass(slots=True)
@@ -131,7 +132,7 @@ class StateTable(Generic[H]):
     def advance(self, batch: RecordBatch) -> None:
         """Note that `batch` is included now."""
         part = self._partitions[batch.tp.partition]
-        part.position, part.in_use = batch.next_offset, False
+        part.position, part.generation, part.in_use = batch.next_offset, batch.generation, False
 
     def _restore(self, number: int, stop: int) -> Partition[H]:
         began = time.monotonic()
@@ -182,16 +183,22 @@ class StateTable(Generic[H]):
                 f"{self.topic}[{number}]: unreadable marker: {exc}; delete the topic to rebuild it from {self.source}"
             ) from exc
 
-    def moved(self) -> list[int]:
-        """Return the partitions that a checkpoint would bring forward."""
+    def moved(self, generation: int) -> list[int]:
+        """Return the partitions that a checkpoint under a generation of the group would bring forward.
+
+        A partition that has seen no batch under it is left out: it may have been elsewhere meanwhile, and a checkpoint
+        must not fall behind one that was written there.
+        """
         return [
-            number for number, part in self._partitions.items() if part.position > part.checkpointed and not part.in_use
+            number
+            for number, part in self._partitions.items()
+            if part.position > part.checkpointed and part.generation == generation and not part.in_use
         ]
 
-    def snapshot(self, number: int) -> Snapshot | None:
+    def snapshot(self, number: int, generation: int) -> Snapshot | None:
         """Copy the rows of a partition that changed since its last snapshot; None where there is nothing to copy."""
         part = self._partitions.get(number)
-        if part is None or part.in_use:
+        if part is None or part.generation != generation or part.in_use:
             return None
         frozen = part.history.freeze(not part.whole)
         marker = Marker(self._layout, part.position, part.history.watermarks)
@@ -200,10 +207,11 @@ class StateTable(Generic[H]):
         return snapshot
 
     def not_written(self, snapshot: Snapshot) -> None:
-        """Take back a snapshot that did not reach Kafka: the partition's next one is whole."""
+        """Take back a snapshot that did not reach Kafka: the partition's next one is whole, and tells its evictions."""
         part = self._partitions.get(snapshot.partition)
         if part is not None:
-            part.whole, part.checkpointed, part.stale = True, -1, part.stale | snapshot.stale
+            evicted = {key for key, payload in snapshot.frozen if payload is None}
+            part.whole, part.checkpointed, part.stale = True, -1, part.stale | snapshot.stale | evicted
 
     def keep(self, numbers: set[int]) -> None:
         """Forget the partitions that belong to others now."""

@@ -116,8 +116,8 @@ class Worker:
         self._sessions = self._table(
             "session-state",
             CLICKSTREAM,
-            f"sessions/2/{recommender.version}",
-            partial(SessionState, recommender.length, horizon),
+            f"sessions/3/{recommender.version}",
+            partial(SessionState, recommender.items, recommender.length, horizon),
             SessionReplay(recommender, limits),
         )
         self._tables: dict[str, StateTable[Any]] = {"cards": self._cards, "sessions": self._sessions}
@@ -142,7 +142,17 @@ class Worker:
             publisher,
         )
         self.recommendations = self._pipeline(
-            RecommendationJob(recommender, self._sessions, settings.top_k, limits, publisher, self.metrics), publisher
+            RecommendationJob(
+                recommender,
+                self._sessions,
+                settings.top_k,
+                settings.seen_items == "keep",
+                settings.new_items == "recommend",
+                limits,
+                publisher,
+                self.metrics,
+            ),
+            publisher,
         )
         self.labels = self._pipeline(LabelJob(limits, publisher, self.metrics), publisher)
         self._checkpointer = Checkpointer(
@@ -169,6 +179,7 @@ class Worker:
             self._name,
             Ownership(config, self.settings.application_id, self._name),
             self.settings.commit_interval_ms / 1000.0,
+            lambda offsets, owner: self._consumer().claim(offsets, owner),
             lambda offsets: self._consumer().committed_by_transaction(offsets),
             self.stop_with,
             self._loop,

@@ -14,6 +14,9 @@ from models.features.keys import KeyIndex, Rows
 
 Pair = tuple[bytes, bytes | None]
 
+# Times up to here leave the kernels room for subtraction without overflow; NEVER, the watermark of no record, is the lowest.
+WATERMARK_MAX = -kernels.NEVER
+
 
 class Snapshot:
     """Rows of a history as they were at one moment; iterate for (key, payload), None for an evicted key.
@@ -62,6 +65,14 @@ class KeyedHistory:
     def __len__(self) -> int:
         """Keys held."""
         return len(self._index)
+
+    def keys(self) -> list[str]:
+        """Return the keys held, in no particular order."""
+        return list(self._index)
+
+    def holds(self, key: str) -> bool:
+        """Tell whether a key is held."""
+        return key in self._index
 
     @property
     def watermark(self) -> int:
@@ -132,7 +143,14 @@ class KeyedHistory:
             StateError: a payload is damaged, or of another version or kind; nothing is loaded.
         """
         latest = dict(pairs)
-        keys = [key.decode() for key, payload in latest.items() if payload is not None]
+        try:
+            keys = [key.decode() for key, payload in latest.items() if payload is not None]
+            gone = [key.decode() for key, payload in latest.items() if payload is None]
+        except UnicodeDecodeError as bad_key:
+            raise StateError(
+                f"{type(self).__name__}: row {bad_key.object!r}: expected a key of UTF-8 text; "
+                "rebuild the state from the source topic"
+            ) from None
         rows_of_keys = [payload for payload in latest.values() if payload is not None]
         try:
             ends, newest, times, values = payloads.decode(rows_of_keys, self._log.values.dtype, self._kind, self._scale)
@@ -142,8 +160,8 @@ class KeyedHistory:
                 f"{type(self).__name__}: {keys[position]}: expected a payload of version {payloads.VERSION} and kind "
                 f"{self._kind}, got {rows_of_keys[position][:16].hex()}...; rebuild the state from the source topic"
             ) from None
-        gone = self._index.find([key.decode() for key, payload in latest.items() if payload is None])
-        self._forget(gone[gone >= 0])
+        rows = self._index.find(gone)
+        self._forget(rows[rows >= 0])
         rows = self._rows(keys)
         self._log.restore(rows, ends, newest, times, values)
         self._log.dirty[rows] = 0
@@ -177,6 +195,11 @@ class HistoryGroup:
 
     @watermarks.setter
     def watermarks(self, values: Sequence[int]) -> None:
+        if len(values) != len(self._members) or not all(abs(value) <= WATERMARK_MAX for value in values):
+            raise StateError(
+                f"watermarks: expected {len(self._members)} within +-{WATERMARK_MAX}, got {values}; "
+                "rebuild the state from the source topic"
+            )
         for member, value in zip(self._members, values, strict=True):
             member.watermark = value
 

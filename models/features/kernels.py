@@ -24,10 +24,9 @@ CAPACITY_MIN = 4
 CAPACITY_CLASSES = 40
 GUARD = 1 + CAPACITY_CLASSES  # where `touch` leaves its sum
 LINE_SLOTS = 8  # slots in a cache line
-TOUCH_RECORDS = (
-    32  # enough misses to fill a core's queue, few enough for all lines to be there still when they are used
-)
-TOUCH_SLOTS = 64  # a month of payments of a usual card
+# Enough misses to fill a core's queue, few enough for all lines to be there still when they are used.
+TOUCH_RECORDS = 32
+TOUCH_SLOTS = 128  # two months of payments of a usual card
 
 DAY_MS = 86_400_000
 MINUTE_MS = 60_000
@@ -204,30 +203,72 @@ def touch(rows, begin, meta, times, values):
 
 
 @compiled
+def typical_columns(oldest, slot, total, square, t, a, times, values, recent_ms, outlier_ratio, out, k, at):
+    """Write how the payment and the card's latest ones compare to the events in [oldest, slot), of known moments.
+
+    The centre and spread are those of the amounts within two spreads above the centre, taken twice, so that a few large
+    amounts hide neither themselves nor the next one.
+    """
+    count = slot - oldest
+    centre = a
+    spread = 0.5 * a
+    if count > 0:
+        centre = total / count
+        spread = math.sqrt(max(square / count - centre * centre, 0.0))
+        for _ in range(2):
+            bound = centre + 2.0 * spread
+            used, total, square = 0, 0.0, 0.0
+            for i in range(oldest, slot):
+                v = values[i]
+                if v <= bound:
+                    used += 1
+                    total += v
+                    square += v * v
+            if used > 0:
+                centre = total / used
+                spread = math.sqrt(max(square / used - centre * centre, 0.0))
+    scale = 1.0 / max(centre, 0.01)
+    limit = outlier_ratio * max(centre, 0.01)
+    largest, second = 0.0, 0.0
+    outliers, half = 0, 0
+    since = recent_ms
+    i = slot - 1
+    while i >= oldest and times[i] > t - recent_ms:
+        v = values[i]
+        if v > largest:
+            second = largest
+            largest = v
+        elif v > second:
+            second = v
+        if v > limit:
+            age = t - times[i]
+            if outliers == 0:
+                since = age
+            outliers += 1
+            if 2 * age < recent_ms:
+                half += 1
+        i -= 1
+    out[k, at] = centre
+    out[k, at + 1] = min(a * scale, 1000.0)
+    out[k, at + 2] = min(max((a - centre) / max(spread, 0.1 * centre + 0.01), -10.0), 50.0)
+    out[k, at + 3] = min(values[slot - 1] * scale, 1000.0) if count > 0 else 1.0
+    out[k, at + 4] = min(largest * scale, 1000.0)
+    out[k, at + 5] = min(second * scale, 1000.0)
+    out[k, at + 6] = half
+    out[k, at + 7] = outliers
+    out[k, at + 8] = since / 3_600_000.0
+
+
+@compiled
 def update_cards(
-    begin,
-    rows,
-    event_time,
-    amount,
-    meta,
-    times,
-    values,
-    heap,
-    dirty,
-    watermark,
-    windows,
-    sums,
-    kept_ms,
-    events_max,
-    out,
-    column,
-):
+    begin, rows, event_time, amount, meta, times, values, heap, dirty, watermark, windows, sums, horizon, typical_ms,
+    recent_ms, outlier_ratio, kept_ms, events_max, out, column,
+):  # fmt: skip
     """Insert payments begin.. in order and write their features; stop where the arena is full.
 
     Returns:
         (records done, watermark).
     """
-    horizon = windows[-1]
     guard = np.int64(0)
     for k in range(begin, rows.size):
         if (k - begin) % TOUCH_RECORDS == 0:
@@ -284,6 +325,13 @@ def update_cards(
         out[k, at + 1] = ratio
         out[k, at + 2] = z
         out[k, at + 3] = a / largest if largest > 0.0 else 1.0
+        bound = max(t - typical_ms, floor)
+        while i >= first and times[i] > bound:
+            v = values[i]
+            before += v
+            square += v * v
+            i -= 1
+        typical_columns(i + 1, slot, before, square, t, a, times, values, recent_ms, outlier_ratio, out, k, at + 4)
     heap[GUARD] = guard
     return rows.size, watermark
 
@@ -315,21 +363,9 @@ def add_labels(begin, rows, bucket, is_fraud, meta, times, values, heap, dirty, 
 
 @compiled
 def terminal_features(
-    rows,
-    event_time,
-    granularity,
-    delay,
-    meta,
-    times,
-    values,
-    floor,
-    windows,
-    hours_per_bucket,
-    recent,
-    events_max,
-    out,
-    column,
-):
+    rows, event_time, granularity, delay, meta, times, values, floor, windows, hours_per_bucket, recent, events_max,
+    out, column,
+):  # fmt: skip
     """Write the labelled history of each terminal as known at its cutoff (delay, floor, windows in buckets)."""
     mask = (1 << 32) - 1
     guard = np.int64(0)
@@ -365,11 +401,22 @@ def terminal_features(
             at += 2
         oldest = slot + 1
         since = windows[-1]
+        quiet = labelled
         if total > mask:
+            quiet = np.int64(0)
             fraud = latest
             while values[fraud] <= mask:
+                quiet += values[fraud]
                 fraud -= 1
             since = end - times[fraud]
+        streak = np.int64(0)
+        lasted = np.int64(0)
+        slot = latest
+        while slot >= oldest and values[slot] >> 32 == values[slot] & mask:
+            streak += values[slot] & mask
+            lasted = end - times[slot]
+            slot -= 1
+        genuine = end - times[slot] if slot >= oldest else windows[-1]
         wanted = recent
         last = 0.0
         slot = latest
@@ -381,6 +428,11 @@ def terminal_features(
             slot -= 1
         out[k, at] = since * hours_per_bucket
         out[k, at + 1] = last
+        out[k, at + 2] = streak
+        out[k, at + 3] = lasted * hours_per_bucket
+        out[k, at + 4] = genuine * hours_per_bucket
+        out[k, at + 5] = quiet
+        out[k, at + 6] = (total >> 32) - streak
     return guard
 
 
@@ -459,17 +511,3 @@ def mark_duplicates(begin, rows, time, hashes, meta, times, values, heap, dirty,
         watermark = mark
     heap[GUARD] = guard
     return rows.size, watermark
-
-
-@compiled
-def payment_columns(event_time, amount, sine, cosine, out, column):
-    """Write what a payment tells by itself; `sine` and `cosine` hold the daily circle by minute."""
-    for k in range(event_time.size):
-        day = event_time[k] // DAY_MS
-        minute = (event_time[k] - day * DAY_MS) // MINUTE_MS
-        out[k, column] = amount[k]
-        out[k, column + 1] = math.log1p(amount[k])
-        out[k, column + 2] = minute < 7 * 60
-        out[k, column + 3] = (day + 3) % 7 >= 5
-        out[k, column + 4] = sine[minute]
-        out[k, column + 5] = cosine[minute]

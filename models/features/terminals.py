@@ -41,6 +41,11 @@ TERMINAL_FEATURES: tuple[str, ...] = (
     "terminal_risk_30d",
     "terminal_hours_since_fraud",
     "terminal_recent_frauds",
+    "terminal_fraud_streak",
+    "terminal_streak_hours",
+    "terminal_hours_since_genuine",
+    "terminal_labels_since_fraud",
+    "terminal_frauds_before_streak",
 )
 
 
@@ -99,7 +104,10 @@ class TerminalHistory(KeyedHistory):
         Returns:
             float64[B, len(TERMINAL_FEATURES)]: labelled payments and their fraud share in each window; hours from the
             last known fraud to the cutoff, 720 where there is none in 30 days; frauds among the last 5 labelled
-            payments (of a bucket that holds more than are wanted, its share).
+            payments (of a bucket that holds more than are wanted, its share). Then the streak, the labels in the latest
+            buckets without a genuine one; hours from its first bucket to the cutoff, 0 without a streak; hours from the
+            last bucket with a genuine label, 720 where there is none in 30 days; labels in the buckets since the last
+            one with a fraud; frauds in 30 days before the streak.
         """
         out = np.empty((len(terminals), len(TERMINAL_FEATURES)))
         self.features_into(terminals, event_time, out, 0)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.artifacts import save_artifact
+from models.artifacts import Artifact, save_artifact
 from models.errors import TrainingDataError
 from models.features.cards import CardHistory
 from models.features.payments import FRAUD_FEATURES, PaymentFeatures, replay
@@ -29,11 +29,13 @@ from models.training.reproducible import Progress, date, reproducible, silent, v
 from models.training.simulator import DAY_MS, simulate_payments
 
 COLUMNS: Final = ("card_id", "terminal_id", "event_time", "amount", "is_fraud")
-HIDDEN: Final = (128, 64)
-EPOCHS: Final = 16
+HIDDEN: Final = (64, 32)
+EPOCHS: Final = 30
+# An epoch sees every fraud and this many genuine payments, each weighing as many as it stands for.
+GENUINE_PER_EPOCH: Final = 160_000
 BATCH_RECORDS: Final = 1024
-LEARNING_RATE: Final = 2e-3
-WEIGHT_DECAY: Final = 1e-4
+LEARNING_RATE: Final = 3e-3
+WEIGHT_DECAY: Final = 3e-2
 
 # Shares of the event time; the rest, less two label delays, is for the weights.
 VALIDATION_SHARE: Final = 0.13
@@ -82,18 +84,87 @@ def train(
         tell("simulate payments", 0.0)
         cards = max(100, payments // PAYMENTS_PER_CARD)
         columns = dict(simulate_payments(payments, seed, cards=cards, terminals=max(50, cards // 2)))
-    table = _ordered(columns)
+    table = ordered(columns)
     tell("build features", 0.1)
     features = replay(PaymentFeatures(CardHistory(), TerminalHistory()), table)
     parts = _split(table["event_time"], table["is_fraud"])
-    with reproducible(seed):
-        model = _fit(features, table["is_fraud"], parts, tell)
-        tell("calibrate", 0.95)
-        _calibrate(model, features[parts["validation"]], table["is_fraud"][parts["validation"]])
-        return _publish(output, model, features, table, parts, {"source": source, "seed": seed})
+    artifact = _fit_and_publish(output, features, table, parts, {"source": source, "seed": seed}, tell)
+    return dict(artifact.section("metrics"))
 
 
-def _ordered(columns: Mapping[str, Any]) -> dict[str, Any]:
+def train_until(
+    output: Path,
+    table: Mapping[str, Any],
+    features: NDArray[np.float32],
+    known_until_ms: int,
+    *,
+    seed: int = 7,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Train on the payments whose labels are known at one moment, and write the artifact and its model card.
+
+    Weights are fitted on the oldest payments; the epoch, the calibration and the thresholds are chosen on the newest,
+    with a label delay between. No later payment is looked at.
+
+    Args:
+        output: Folder of the artifact; created if absent.
+        table: Payments, as `ordered` returns them.
+        features: float32[N, F] of the same payments, as `replay` returns them.
+        known_until_ms: Payments from this event_time on are left out; what is scored with the artifact should be a
+            label delay later.
+        seed: Fixes the initial weights and the order of batches.
+        progress: Told (stage, fraction done).
+
+    Returns:
+        The artifact; its metrics are those of the validation part.
+
+    Raises:
+        TrainingDataError: the span is too short, or a part has no fraud or nothing else.
+    """
+    known = int(np.searchsorted(table["event_time"], known_until_ms))
+    table = {name: column[:known] for name, column in table.items()}
+    parts = _split(table["event_time"], table["is_fraud"], test_share=0.0)
+    origin = {"source": "columns given", "seed": seed}
+    return _fit_and_publish(output, features[:known], table, parts, origin, progress or silent)
+
+
+def _fit_and_publish(
+    output: Path,
+    features: NDArray[np.float32],
+    table: Mapping[str, Any],
+    parts: dict[str, slice],
+    origin: dict[str, Any],
+    tell: Progress,
+) -> Artifact:
+    """Choose calibration and thresholds with a model of the train part, then fit one on all that is known."""
+    is_fraud, validation = table["is_fraud"], parts["validation"]
+    with reproducible(origin["seed"]):
+        early = _fit(
+            features[parts["train"]], is_fraud[parts["train"]], lambda stage, done: tell(stage, 0.15 + 0.35 * done)
+        )
+        _calibrate(early, features[validation], is_fraud[validation])
+        thresholds = _thresholds(_scores(early, features[validation]), is_fraud[validation])
+        known = slice(0, validation.stop)
+        model = _fit(
+            features[known],
+            is_fraud[known],
+            lambda stage, done: tell(f"{stage}, with all that is known", 0.5 + 0.45 * done),
+        )
+        model.calibration.copy_(early.calibration)
+        judged = list(parts)[-1]  # the later model has seen the validation part
+        scores = _scores(model if judged == "test" else early, features[parts[judged]])
+        return _publish(output, model, judged, scores, thresholds, features, table, parts, origin)
+
+
+def ordered(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns that training reads, checked, in event_time order.
+
+    Args:
+        columns: As for `train`.
+
+    Raises:
+        TrainingDataError: a column is missing or of another length, or an amount is no finite number.
+    """
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
         raise TrainingDataError(f"columns: expected {', '.join(COLUMNS)}, got no {', '.join(missing)}; add them")
@@ -118,19 +189,20 @@ def _ordered(columns: Mapping[str, Any]) -> dict[str, Any]:
     return table
 
 
-def _split(event_time: NDArray[np.int64], is_fraud: NDArray[np.bool_]) -> dict[str, slice]:
-    """Return the parts by time; each begins when the labels of the one before are known."""
+def _split(
+    event_time: NDArray[np.int64], is_fraud: NDArray[np.bool_], test_share: float = TEST_SHARE
+) -> dict[str, slice]:
+    """Return the parts by time, without a test part where its share is 0; each begins a label delay after the last."""
     if not len(event_time):
         raise TrainingDataError("columns: expected payments, got none; give some")
     first, last = int(event_time[0]), int(event_time[-1])
     span = last - first
-    test = last - int(TEST_SHARE * span)
-    validation = test - LABEL_DELAY_MS - int(VALIDATION_SHARE * span)
-    edges = {
-        "train": (first, validation - LABEL_DELAY_MS),
-        "validation": (validation, test - LABEL_DELAY_MS),
-        "test": (test, last + 1),
-    }
+    test = last - int(test_share * span)
+    known_until = test - LABEL_DELAY_MS if test_share else last + 1
+    validation = known_until - int(VALIDATION_SHARE * span)
+    edges = {"train": (first, validation - LABEL_DELAY_MS), "validation": (validation, known_until)}
+    if test_share:
+        edges["test"] = (test, last + 1)
     parts = {}
     for name, (begin, end) in edges.items():
         part = slice(int(np.searchsorted(event_time, begin)), int(np.searchsorted(event_time, end)))
@@ -145,35 +217,32 @@ def _split(event_time: NDArray[np.int64], is_fraud: NDArray[np.bool_]) -> dict[s
     return parts
 
 
-def _fit(
-    features: NDArray[np.float32], is_fraud: NDArray[np.bool_], parts: dict[str, slice], tell: Progress
-) -> FraudModel:
-    """Return the model of the epoch that ranks the validation part best."""
-    model = FraudModel(features.shape[1], HIDDEN)
-    model.fit_standardisation(features[parts["train"]])
-    with torch.inference_mode():
-        standardised = model.standardise(torch.from_numpy(features)).clone()
-    rows = standardised[parts["train"]]
-    labels = torch.from_numpy(is_fraud[parts["train"]].astype(np.float32))
+def _fit(features: NDArray[np.float32], is_fraud: NDArray[np.bool_], tell: Progress) -> FraudModel:
+    """Return an uncalibrated model of the rows given."""
+    model = FraudModel.untrained(features, HIDDEN)
+    rows = torch.from_numpy(features)
+    frauds, genuine = (torch.from_numpy(np.flatnonzero(each)) for each in (is_fraud, ~is_fraud))
+    share = min(1.0, GENUINE_PER_EPOCH / len(genuine))
+    drawn = len(frauds) + int(share * len(genuine))
+    batches = max(1, drawn // BATCH_RECORDS)
+    labels = torch.from_numpy(is_fraud.astype(np.float32))
+    weights = torch.where(labels > 0, 1.0, 1.0 / share)
     optimiser = torch.optim.AdamW(model.layers.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    batches = max(1, len(rows) // BATCH_RECORDS)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=EPOCHS * batches)
-    best, best_state = -1.0, model.state_dict()
+    unseen = torch.empty(0, dtype=torch.int64)
     for epoch in range(EPOCHS):
-        tell(f"fit, epoch {epoch + 1} of {EPOCHS}", 0.15 + 0.8 * epoch / EPOCHS)
-        order = torch.randperm(len(rows))
-        for batch in order[: batches * BATCH_RECORDS].view(batches, -1):
+        tell(f"fit, epoch {epoch + 1} of {EPOCHS}", epoch / EPOCHS)
+        if len(unseen) < drawn - len(frauds):
+            unseen = genuine[torch.randperm(len(genuine))]
+        epoch_rows = torch.cat([frauds, unseen[: drawn - len(frauds)]])
+        unseen = unseen[drawn - len(frauds) :]
+        for batch in epoch_rows[torch.randperm(drawn)].tensor_split(batches):
             optimiser.zero_grad(set_to_none=True)
-            odds = model.raw_log_odds(rows[batch])
-            torch.nn.functional.binary_cross_entropy_with_logits(odds, labels[batch]).backward()  # type: ignore[no-untyped-call]
+            odds = model.raw_log_odds(model.encode(rows[batch]))
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(odds, labels[batch], weights[batch])
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
-        with torch.inference_mode():
-            ranked = model.raw_log_odds(standardised[parts["validation"]]).numpy()
-        quality = average_precision(ranked, is_fraud[parts["validation"]])
-        if quality > best:
-            best, best_state = quality, {name: value.clone() for name, value in model.state_dict().items()}
-    model.load_state_dict(best_state)
     return model
 
 
@@ -181,7 +250,7 @@ def _calibrate(model: FraudModel, features: NDArray[np.float32], is_fraud: NDArr
     """Set slope and offset of the log-odds so that the validation part is most likely."""
     labels = torch.from_numpy(is_fraud.astype(np.float64))
     with torch.no_grad():
-        odds = model.raw_log_odds(model.standardise(torch.from_numpy(features))).double()
+        odds = model.raw_log_odds(model.encode(torch.from_numpy(features))).double()
     line = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([line], max_iter=100, line_search_fn="strong_wolfe")
 
@@ -195,22 +264,31 @@ def _calibrate(model: FraudModel, features: NDArray[np.float32], is_fraud: NDArr
     model.calibration.copy_(line.detach())
 
 
+def _scores(model: FraudModel, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        scores: NDArray[np.float32] = model(torch.from_numpy(features)).numpy()
+    return scores
+
+
+def _thresholds(scores: NDArray[np.float32], is_fraud: NDArray[np.bool_]) -> dict[str, float]:
+    decline = threshold_of_precision(scores, is_fraud, DECLINE_PRECISION)
+    return {"review": min(decline, threshold_of_share(scores, REVIEW_SHARE)), "decline": decline}
+
+
 def _publish(
     output: Path,
     model: FraudModel,
+    judged: str,
+    scores: NDArray[np.float32],
+    thresholds: dict[str, float],
     features: NDArray[np.float32],
-    table: dict[str, Any],
+    table: Mapping[str, Any],
     parts: dict[str, slice],
     origin: dict[str, Any],
-) -> dict[str, float]:
+) -> Artifact:
+    """Write the model, with the metrics of `scores` of the part named by `judged`."""
     is_fraud, event_time = table["is_fraud"], table["event_time"]
-    model.eval()
-    with torch.inference_mode():
-        scores = {name: model(torch.from_numpy(features[part])).numpy() for name, part in parts.items()}
-    validation = scores["validation"], is_fraud[parts["validation"]]
-    decline = threshold_of_precision(*validation, DECLINE_PRECISION)
-    thresholds = {"review": min(decline, threshold_of_share(validation[0], REVIEW_SHARE)), "decline": decline}
-    metrics = measure(scores["test"], is_fraud[parts["test"]], thresholds)
+    metrics = measure(scores, is_fraud[parts[judged]], thresholds)
     train_part = parts["train"]
     usual = np.median(features[train_part][~is_fraud[train_part]], axis=0).astype(np.float32)
     tensors = {name: value.numpy() for name, value in model.state_dict().items()}
@@ -218,7 +296,12 @@ def _publish(
         "kind": "fraud",
         "name": "fraud-mlp",
         "features": list(FRAUD_FEATURES),
-        "architecture": {"type": "mlp", "hidden": list(HIDDEN), "calibration": "platt"},
+        "architecture": {
+            "type": "mlp",
+            "pieces": len(model.piece_feature),
+            "hidden": list(HIDDEN),
+            "calibration": "platt",
+        },
         "thresholds": thresholds,
         "reasons": {name: list(group) for name, group in REASON_GROUPS.items()},
         "seed": origin["seed"],
@@ -242,14 +325,14 @@ def _publish(
     }
     recall = {}
     if "pattern" in table:
-        pattern = np.array(table["pattern"][parts["test"]], dtype=object)
-        for name in sorted(set(pattern[is_fraud[parts["test"]]].tolist())):
-            found = scores["test"][pattern == name] >= thresholds["review"]
+        pattern = np.array(table["pattern"][parts[judged]], dtype=object)
+        for name in sorted(set(pattern[is_fraud[parts[judged]]].tolist())):
+            found = scores[pattern == name] >= thresholds["review"]
             recall[name] = float(found.mean())
     artifact = save_artifact(output, {**tensors, "baseline": usual}, manifest)
     FraudRunner(artifact, device="cpu").warm_up()
     (output / "README.md").write_text(fraud_card(artifact, REVIEW_SHARE, DECLINE_PRECISION, recall), encoding="utf-8")
-    return metrics
+    return artifact
 
 
 def measure(

@@ -1,143 +1,178 @@
-"""Training of the recommender: clicks in event-time order in, an artifact with its card out."""
+"""Training of the recommender: sessions in, an artifact with its card out.
+
+In order: the network is trained on the first nine tenths of the sessions, its epochs chosen on the last tenth; how past
+sessions vote and what each part weighs are chosen there too; each part's quality there goes into the manifest; the
+network is trained again on all sessions, for as many epochs, and past sessions are all of them.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from itertools import repeat
+from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.artifacts import save_artifact
+from models.artifacts import Artifact, save_artifact
+from models.blending import LONGER_THAN, Blend, NeighbourSettings, PastSessions
 from models.errors import TrainingDataError
-from models.features.sessions import SessionHistory
+from models.features.sessions import IDLE_MS
 from models.recommender import RecommenderModel, Vocabulary
-from models.runner import RecommenderRunner
+from models.runner import CANDIDATES, Looking, RecommenderRunner
 from models.training.model_card import recommender_card
-from models.training.reproducible import Progress, date, reproducible, silent, versions
+from models.training.reproducible import Progress, reproducible, silent, versions
+from models.training.sequence import HEADS, LENGTH, WIDTH, fit
 from models.training.simulator import simulate_clicks
 
 COLUMNS: Final = ("session_id", "item_id", "event_time")
-WIDTH: Final = 64
-HEADS: Final = 4
-LENGTH: Final = 20
-EPOCHS: Final = 3
-BATCH_RECORDS: Final = 512
-LEARNING_RATE: Final = 3e-3
 TOP_K: Final = 20
+VALIDATION_SHARE: Final = 0.1
+# Enough that a tenth of a point is more than chance between settings judged on the same examples.
+EXAMPLES_MAX: Final = 8192
+# Past sessions in an artifact: two megabytes, and more than a month of a large shop's newest.
+PAST_CLICKS_MAX: Final = 1 << 20
 
-# Shares of the event time that come last.
-VALIDATION_SHARE: Final = 0.03
-TEST_SHARE: Final = 0.05
-# Fewer clicks than this teach an item nothing but noise.
-ITEM_CLICKS_MIN: Final = 3
+# One value after the other is tried, each with the best of those before it.
+CHOICES: Final[dict[str, tuple[float, ...]]] = {
+    "similarity": (0.5, 1.5, 2.0),
+    "voting_decay": (0.3, 0.5, 0.9),
+    "session_length": (-0.5, 0.0),
+    "behind": (0.2, 0.8),
+    "ahead": (0.4, 0.7),
+    "popularity": (0.0, 0.3),
+    "age": (0.0, 3.0, 8.0),
+}
+SEQUENCE_SHARES: Final = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
+REPEAT_SHARES: Final = (0.0, 0.1, 0.2, 0.4, 0.7)
 
 Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
+
+
+class Sessions(NamedTuple):
+    """Sessions of item indices, the oldest session first.
+
+    Attributes:
+        items: int32[C] item indices, session after session.
+        offsets: int64[S + 1]; session s is items[offsets[s]:offsets[s + 1]].
+    """
+
+    items: Int32
+    offsets: Int64
+
+    def part(self, begin: int, end: int) -> Sessions:
+        """Return sessions begin <= s < end."""
+        first, last = int(self.offsets[begin]), int(self.offsets[end])
+        return Sessions(self.items[first:last], self.offsets[begin : end + 1] - first)
+
+    def only(self, known: NDArray[np.bool_]) -> Sessions:
+        """Return the sessions without their clicks on items that are not known, bool[N]."""
+        keep = known[self.items]
+        return Sessions(self.items[keep], np.concatenate([[0], np.cumsum(keep)])[self.offsets])
+
+
+class Examples(NamedTuple):
+    """What a worker knows after a click, and the click that followed.
+
+    Attributes:
+        sequences: int32[B, LENGTH] latest items, the oldest first, zeros after the last.
+        counts: int32[B] items of each.
+        targets: int32[B] the next item.
+    """
+
+    sequences: Int32
+    counts: Int32
+    targets: Int32
+
+    def sample(self, count: int, seed: int) -> Examples:
+        """Return `count` of them, or all if there are no more."""
+        if len(self.targets) <= count:
+            return self
+        rows = np.sort(np.random.default_rng(seed).choice(len(self.targets), count, replace=False))
+        return Examples(self.sequences[rows], self.counts[rows], self.targets[rows])
+
+
+class Hits(NamedTuple):
+    """Quality of a ranking: the share of next items among the first TOP_K, and the mean of their inverse ranks."""
+
+    p_at_20: float
+    mrr_at_20: float
 
 
 def train(
     output: Path,
     *,
-    clicks: int = 1_200_000,
+    clicks: int = 240_000,
     seed: int = 7,
     progress: Progress | None = None,
     columns: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
-    """Train the recommender and write its artifact and model card.
-
-    Every click of a session is an example: the items before it, as `SessionHistory` keeps them, and itself as the
-    target. Vocabulary and weights come from the oldest clicks, the metrics from the newest.
+    """Train the recommender on clicks and write its artifact and model card.
 
     Args:
         output: Folder of the artifact; created if absent.
         clicks: Clicks to simulate where no columns are given; about six make a session.
         seed: Fixes the simulation, the initial weights and the order of batches.
         progress: Told (stage, fraction done).
-        columns: Clicks of your own: session_id and item_id (str[N]), event_time (int64[N], ms), in any order.
+        columns: Clicks of your own: session_id and item_id (str[N]), event_time (int64[N], ms), in any order. A session
+            silent for longer than a worker remembers it is two.
 
     Returns:
-        Metrics of the test part by name: p_at_20, mrr_at_20, popular_p_at_20, ...
+        Metrics of the last tenth of the sessions by name: p_at_20, mrr_at_20, sequence_p_at_20, ...
 
     Raises:
-        TrainingDataError: a column is missing, or a part has no session of two known items.
+        TrainingDataError: a column is missing, or there are too few sessions of two clicks.
     """
     tell = progress or silent
     source = "columns given" if columns is not None else f"simulator, seed {seed}"
     if columns is None:
         tell("simulate clicks", 0.0)
         columns = dict(simulate_clicks(clicks, seed))
-    sessions, items, event_time = _ordered(columns)
-    tell("build sequences", 0.05)
-    edges = _edges(event_time)
-    counts = Counter(items[: edges["train"].stop])
-    by_clicks = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-    ids = [item for item, count in by_clicks if count >= ITEM_CLICKS_MIN]
-    vocabulary = Vocabulary(ids, np.array([counts[item] for item in ids], np.int64))
-    index = np.fromiter(map(vocabulary.index.get, items, repeat(-1)), np.int32, len(items))
-    sequences, following = build_examples(sessions, index, event_time)
-    parts = {name: _examples(sequences, following, index, edge, name) for name, edge in edges.items()}
-    manifest = {
-        "kind": "recommender",
-        "name": "recommender-attention",
-        "architecture": {"type": "attention", "items": len(ids), "width": WIDTH, "heads": HEADS, "length": LENGTH},
-        "seed": seed,
-        "data": {"source": source, "clicks": len(items), "sessions": len(set(sessions)), "items": len(counts)},
-        "split": {
-            name: {
-                "clicks": edge.stop - edge.start,
-                "examples": len(parts[name][1]),
-                "from": date(int(event_time[edge.start])),
-                "to": date(int(event_time[edge.stop - 1])),
-            }
-            for name, edge in edges.items()
-        },
-        "training": versions(),
-    }
-    with reproducible(seed):
-        model = _fit(len(ids), vocabulary.clicks, *parts["train"], *parts["validation"], tell)
-        tell("measure", 0.95)
-        metrics = measure(model, vocabulary.clicks, *parts["test"])
-        weights = {name: value.numpy() for name, value in model.state_dict().items()}
-        artifact = save_artifact(output, {**weights, **vocabulary.tensors()}, {**manifest, "metrics": metrics})
-        RecommenderRunner(artifact, device="cpu").warm_up()
-    (output / "README.md").write_text(recommender_card(artifact), encoding="utf-8")
+    sessions, ids = sessions_of(columns)
+    artifact = _train(output, sessions, ids, seed, source, tell)
+    metrics: dict[str, float] = artifact.manifest["metrics"]
     return metrics
 
 
-def build_examples(
-    sessions: list[str], index: Int32, event_time: NDArray[np.int64], batch_records: int = 4096
-) -> tuple[Int32, NDArray[np.int64]]:
-    """Return what a worker knows after each click, and where the session's next click is.
+def train_sessions(
+    output: Path, items: Int32, offsets: Int64, *, seed: int = 7, progress: Progress | None = None
+) -> Artifact:
+    """Train on whole sessions and write the artifact: its item ids are the decimal text of the integers.
 
     Args:
-        sessions: Session ids, length N, in event-time order.
-        index: int32[N] item indices, -1 unknown.
-        event_time: int64[N], ms.
-        batch_records: Records a step; changes nothing but speed.
+        output: Folder of the artifact; created if absent.
+        items: int32[C], the sessions' clicks one after the other, oldest session first.
+        offsets: int64[S + 1]; session s is items[offsets[s]:offsets[s + 1]].
+        seed: Fixes the initial weights and the order of batches.
+        progress: Told (stage, fraction done).
 
     Returns:
-        int32[N, LENGTH] latest items after each click, left-padded with -1; int64[N] place of the session's next click,
-        -1 after its last.
+        The artifact. Epochs and blend are chosen on the last tenth of the sessions, and `metrics` are of that tenth;
+        the weights saved have seen all sessions.
+
+    Raises:
+        TrainingDataError: offsets do not fit the items, or there are too few sessions of two items.
     """
-    history = SessionHistory(LENGTH)
-    sequences = np.empty((len(sessions), LENGTH), np.int32)
-    for begin in range(0, len(sessions), batch_records):
-        part = slice(begin, begin + batch_records)
-        sequences[part] = history.update(sessions[part], index[part], event_time[part])
-    numbers: dict[str, int] = {}
-    session = np.fromiter((numbers.setdefault(key, len(numbers)) for key in sessions), np.int64, len(sessions))
-    order = np.argsort(session, kind="stable")
-    followed = np.flatnonzero(session[order][:-1] == session[order][1:])
-    following = np.full(len(sessions), -1, np.int64)
-    following[order[followed]] = order[followed + 1]
-    return sequences, following
+    items, offsets = np.asarray(items, np.int32), np.asarray(offsets, np.int64)
+    if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(items) or (np.diff(offsets) < 0).any():
+        raise TrainingDataError(
+            f"offsets: expected a rise from 0 to {len(items)} in {len(offsets)} steps, got another; correct them"
+        )
+    names, index = np.unique(items, return_inverse=True)
+    sessions = Sessions(index.astype(np.int32), offsets)
+    return _train(output, sessions, names.astype(str).tolist(), seed, "sessions given", progress or silent)
 
 
-def _ordered(columns: Mapping[str, Any]) -> tuple[list[str], list[str], NDArray[np.int64]]:
+def sessions_of(columns: Mapping[str, Any]) -> tuple[Sessions, list[str]]:
+    """Return the sessions of clicks in the order of their last clicks, and the item ids by index.
+
+    Raises:
+        TrainingDataError: a column is missing or empty, or lengths differ.
+    """
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
         raise TrainingDataError(f"columns: expected {', '.join(COLUMNS)}, got no {', '.join(missing)}; add them")
@@ -147,112 +182,204 @@ def _ordered(columns: Mapping[str, Any]) -> tuple[list[str], list[str], NDArray[
         raise TrainingDataError(f"columns: expected one length, got {lengths}; cut them to one")
     if not len(event_time):
         raise TrainingDataError("columns: expected clicks, got none; give some")
-    order = np.argsort(event_time, kind="stable")
-    sessions: list[str] = np.asarray(columns["session_id"], dtype=object)[order].tolist()
-    items: list[str] = np.asarray(columns["item_id"], dtype=object)[order].tolist()
-    return sessions, items, event_time[order]
+    _, session = np.unique(np.asarray(columns["session_id"], dtype=str), return_inverse=True)
+    names, index = np.unique(np.asarray(columns["item_id"], dtype=str), return_inverse=True)
+    order = np.lexsort((event_time, session))  # stable: equal times stay in the order given
+    session, event_time, index = session[order], event_time[order], index[order]
+    starts = np.append(True, (np.diff(session) != 0) | (np.diff(event_time) > IDLE_MS))
+    begins = np.flatnonzero(starts)
+    ends = np.append(begins[1:], len(order))
+    by_end = np.argsort(event_time[ends - 1], kind="stable")
+    counts = (ends - begins)[by_end]
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    place = np.repeat(begins[by_end] - offsets[:-1], counts) + np.arange(len(order))
+    return Sessions(index[place].astype(np.int32), offsets), names.tolist()
 
 
-def _edges(event_time: NDArray[np.int64]) -> dict[str, slice]:
-    first, last = int(event_time[0]), int(event_time[-1])
-    test = int(np.searchsorted(event_time, last - int(TEST_SHARE * (last - first))))
-    validation = int(np.searchsorted(event_time, last - int((TEST_SHARE + VALIDATION_SHARE) * (last - first))))
-    return {
-        "train": slice(0, validation),
-        "validation": slice(validation, test),
-        "test": slice(test, len(event_time)),
-    }
+def examples_of(sessions: Sessions) -> Examples:
+    """Return an example for each click that another follows."""
+    items, offsets = sessions
+    session = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    target = np.flatnonzero(session[1:] == session[:-1]) + 1
+    counts = np.minimum(target - offsets[session[target]], LENGTH)
+    step = np.arange(LENGTH)
+    inside = step < counts[:, None]
+    sequences = items[np.where(inside, (target - counts)[:, None] + step, 0)] * inside
+    return Examples(sequences.astype(np.int32), counts.astype(np.int32), items[target])
 
 
-def _examples(
-    sequences: Int32, following: NDArray[np.int64], index: Int32, edge: slice, name: str
-) -> tuple[Int32, Int32]:
-    """Return sequences and targets of the clicks of a part whose next click is in it too, both known items."""
-    place = following[edge]
-    usable = (place >= 0) & (place < edge.stop) & (index[place] >= 0) & (sequences[edge] >= 0).any(axis=1)
-    if not usable.any():
+def repeat_rates(examples: Examples) -> NDArray[np.float32]:
+    """Return float32[LENGTH]: how often the next click is on the item last clicked 0, 1, ... clicks before the last."""
+    sequences, counts, targets = examples
+    rates = np.zeros(LENGTH, np.float32)
+    rows = np.arange(len(targets))
+    later = np.zeros((len(targets), LENGTH), bool)  # clicks that were looked at already
+    for lag in range(int(counts.max())):
+        place = counts - 1 - lag
+        item = sequences[rows, place]
+        latest = (place >= 0) & ~((sequences == item[:, None]) & later).any(axis=1)
+        rates[lag] = (item == targets)[latest].sum() / max(1, latest.sum())
+        later[rows[place >= 0], place[place >= 0]] = True
+    return rates
+
+
+def hits(items: Int32, targets: Int32) -> Hits:
+    """Return the quality of rankings int32[B, K], best first."""
+    hit = items[:, :TOP_K] == targets[:, None]
+    rank = 1.0 + hit.argmax(axis=1)
+    return Hits(float(hit.any(axis=1).mean()), float(np.where(hit.any(axis=1), 1.0 / rank, 0.0).mean()))
+
+
+def _train(output: Path, sessions: Sessions, ids: list[str], seed: int, source: str, tell: Progress) -> Artifact:
+    total = len(sessions.offsets) - 1
+    cut = total - max(1, int(VALIDATION_SHARE * total))
+    older, newest = sessions.part(0, cut), sessions.part(cut, total)
+    known = np.bincount(older.items, minlength=len(ids)) > 0
+    newest = newest.only(known)
+    validation = examples_of(newest).sample(EXAMPLES_MAX, seed)
+    if not len(validation.targets) or not len(examples_of(older).targets):
         raise TrainingDataError(
-            f"{name} part: expected sessions of two or more known items, got none in {edge.stop - edge.start} clicks; "
-            "give more clicks"
+            f"sessions: expected some of two or more items in the first nine tenths, and in the last tenth some of two "
+            f"items that these have, got none of the {total}; give more clicks"
         )
-    return sequences[edge][usable], index[place[usable]]
-
-
-def _fit(
-    items: int,
-    clicks: NDArray[np.int64],
-    sequences: Int32,
-    targets: Int32,
-    validation_sequences: Int32,
-    validation_targets: Int32,
-    tell: Progress,
-) -> RecommenderModel:
-    """Return the model of the epoch that ranks the validation part best."""
-    model = RecommenderModel(items, WIDTH, HEADS, LENGTH)
-    with torch.no_grad():
-        model.bias[1:] = torch.from_numpy(np.log(clicks / clicks.sum())).float()
-    optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    batches = max(1, len(targets) // BATCH_RECORDS)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, LEARNING_RATE, total_steps=EPOCHS * batches, pct_start=0.15
-    )
-    rows, next_items = torch.from_numpy(sequences), torch.from_numpy(targets)
-    best, best_state = -1.0, model.state_dict()
-    for epoch in range(EPOCHS):
-        model.train()
-        for step, batch in enumerate(torch.randperm(len(targets))[: batches * BATCH_RECORDS].view(batches, -1)):
-            if step % 50 == 0:
-                done = (epoch + step / batches) / EPOCHS
-                tell(f"fit, epoch {epoch + 1} of {EPOCHS}", 0.1 + 0.85 * done)
-            optimiser.zero_grad(set_to_none=True)
-            logits = model(rows[batch].long() + 1)
-            torch.nn.functional.cross_entropy(logits, next_items[batch].long() + 1).backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            schedule.step()
-        model.eval()
-        quality = measure(model, clicks, validation_sequences, validation_targets)["p_at_20"]
-        if quality > best:
-            best, best_state = quality, {name: value.clone() for name, value in model.state_dict().items()}
-    model.load_state_dict(best_state)
-    model.eval()
-    return model
-
-
-def measure(
-    model: RecommenderModel, clicks: NDArray[np.int64], sequences: Int32, targets: Int32, rows_max: int = 512
-) -> dict[str, float]:
-    """Return how often and how high the next item is among the first 20.
-
-    Args:
-        model: In evaluation mode, on the CPU.
-        clicks: int64[N] clicks of each item, for the comparison with popularity.
-        sequences: int32[B, T], each with a known item.
-        targets: int32[B], known.
-        rows_max: Rows scored at once.
-
-    Returns:
-        p_at_20 and mrr_at_20 over all items, as the literature has it; unseen_p_at_20 over the next clicks on items new
-        to the session, with the seen ones left out, as served; the same of the most popular items.
-    """
-    positions: list[NDArray[np.int64]] = []
-    served: list[NDArray[np.int64]] = []
-    with torch.inference_mode():
-        for begin in range(0, len(targets), rows_max):
-            rows = torch.from_numpy(sequences[begin : begin + rows_max]).long() + 1
-            wanted = torch.from_numpy(targets[begin : begin + rows_max]).long()[:, None] + 1
-            logits = model(rows)
-            value = logits.gather(1, wanted)
-            positions.append((logits > value).sum(dim=1).numpy())
-            served.append((logits.scatter(1, rows, -torch.inf) > value).sum(dim=1).numpy())
-    position = np.concatenate(positions)
-    unseen = ~(sequences == targets[:, None]).any(axis=1)
-    popular = np.empty(len(clicks), np.int64)
-    popular[np.argsort(-clicks, kind="stable")] = np.arange(len(clicks))
-    by_popularity = popular[targets]
-    return {
-        "p_at_20": float((position < TOP_K).mean()),
-        "mrr_at_20": float(np.where(position < TOP_K, 1.0 / (position + 1), 0.0).mean()),
-        "unseen_p_at_20": float((np.concatenate(served)[unseen] < TOP_K).mean()) if unseen.any() else 0.0,
-        "popular_p_at_20": float((by_popularity < TOP_K).mean()),
-        "popular_mrr_at_20": float(np.where(by_popularity < TOP_K, 1.0 / (by_popularity + 1), 0.0).mean()),
+    with reproducible(seed):
+        model, epochs = _fit_to_validation(older, len(ids), validation, seed, tell)
+        tell("choose the blend", 0.45)
+        vectors, candidates = _look(model, validation)
+        blend = _blend(model, older)
+        blend.settings = _choose_settings(blend, validation, vectors, candidates)
+        blend.weights = _choose_weights(blend, validation, vectors, candidates)
+        metrics = _report(blend, validation, vectors, candidates, np.bincount(older.items, minlength=len(ids)))
+        final = fit(
+            *sessions,
+            len(ids),
+            seed,
+            lambda done: tell("fit on all sessions", 0.5 + 0.49 * done),
+            stop_after=epochs,
+        )
+        all_of_it = _blend(final, sessions)
+    vocabulary = Vocabulary(ids, np.bincount(sessions.items, minlength=len(ids)))
+    weights = {name: value.numpy() for name, value in final.state_dict().items()}
+    repeats_and_past = {**all_of_it.tensors(), "blend.weights": blend.weights}
+    manifest = {
+        "kind": "recommender",
+        "name": "recommender-blend",
+        "architecture": {"type": "gru-attention", "items": len(ids), "width": WIDTH, "heads": HEADS, "length": LENGTH},
+        "neighbours": asdict(blend.settings),
+        "seed": seed,
+        "data": {"source": source, "clicks": len(sessions.items), "sessions": total, "items": len(ids)},
+        "split": {"train": {"sessions": cut}, "validation": {"sessions": total - cut}},
+        "training": {**versions(), "epochs": epochs},
+        "metrics": metrics,
     }
+    artifact = save_artifact(output, {**weights, **vocabulary.tensors(), **repeats_and_past}, manifest)
+    RecommenderRunner(artifact, device="cpu").warm_up()
+    (output / "README.md").write_text(recommender_card(artifact), encoding="utf-8")
+    return artifact
+
+
+def _fit_to_validation(
+    older: Sessions, vocabulary: int, validation: Examples, seed: int, tell: Progress
+) -> tuple[RecommenderModel, int]:
+    """Return the network of the epoch that ranks the validation examples best, and the number of that epoch."""
+    best: tuple[float, int, dict[str, torch.Tensor]] = (-1.0, 0, {})
+
+    def judge(epoch: int, model: RecommenderModel) -> None:
+        nonlocal best
+        vectors, candidates = _look(model, validation)
+        blend = _blend(model, older.part(0, 0)).of_part("sequence")
+        quality = _objective(_rank(blend, validation, vectors, candidates), validation)
+        if quality.mean() > best[0]:
+            state = {name: value.clone() for name, value in model.state_dict().items()}
+            best = (float(quality.mean()), epoch, state)
+
+    model = fit(*older, vocabulary, seed, lambda done: tell("fit", 0.45 * done), after_epoch=judge)
+    model.load_state_dict(best[2])
+    return model, best[1]
+
+
+def _look(model: RecommenderModel, examples: Examples) -> tuple[NDArray[np.float32], Int32]:
+    looking = Looking(model, torch.device("cpu"), torch.float32, (1,))
+    return looking.look(examples.sequences, examples.counts, CANDIDATES)
+
+
+def _blend(model: RecommenderModel, sessions: Sessions) -> Blend:
+    """Return a blend of equal weights around a network and the newest of its training sessions."""
+    items, offsets = sessions
+    past = PastSessions(items, np.diff(offsets), model.items).latest(PAST_CLICKS_MAX)
+    newest = sessions.part(int((1 - VALIDATION_SHARE) * (len(offsets) - 1)), len(offsets) - 1)
+    examples = examples_of(newest)
+    repeats = repeat_rates(examples) if len(examples.targets) else np.zeros(LENGTH, np.float32)
+    weights = np.ones((len(LONGER_THAN) + 1, 3), np.float32)
+    embedding = model.embedding.detach().numpy().copy()
+    return Blend(embedding, float(model.encoder.log_scale.detach().exp()), past, NeighbourSettings(), repeats, weights)
+
+
+def _rank(blend: Blend, examples: Examples, vectors: NDArray[np.float32], candidates: Int32) -> Int32:
+    return blend.rank(examples.sequences, examples.counts, vectors, candidates, TOP_K, keep_seen=True)[0]
+
+
+def _objective(items: Int32, examples: Examples) -> NDArray[np.float64]:
+    """Return what each example adds to the quality: MRR counts twice, because it is about half of P."""
+    hit = items == examples.targets[:, None]
+    return np.where(hit.any(axis=1), 1.0 + 2.0 / (1.0 + hit.argmax(axis=1)), 0.0)
+
+
+def _choose_settings(
+    blend: Blend, examples: Examples, vectors: NDArray[np.float32], candidates: Int32
+) -> NeighbourSettings:
+    """Return the settings with which past sessions alone rank the examples best."""
+    alone = blend.of_part("neighbours")
+    best = _objective(_rank(alone, examples, vectors, candidates), examples).mean()
+    for name, values in CHOICES.items():
+        chosen = alone.settings
+        for value in values:
+            alone.settings = replace(chosen, **{name: value})  # type: ignore[arg-type]
+            quality = _objective(_rank(alone, examples, vectors, candidates), examples).mean()
+            if quality > best:
+                best, chosen = quality, alone.settings
+        alone.settings = chosen
+    return alone.settings
+
+
+def _choose_weights(
+    blend: Blend, examples: Examples, vectors: NDArray[np.float32], candidates: Int32
+) -> NDArray[np.float32]:
+    """Return for sessions of each length the weights of the parts that rank its examples best."""
+    bucket = np.searchsorted(LONGER_THAN, examples.counts)
+    best = np.full(len(LONGER_THAN) + 1, -1.0)
+    chosen = np.ones((len(best), 3), np.float32)
+    for sequence, repeats in product(SEQUENCE_SHARES, REPEAT_SHARES):
+        weights = np.array([sequence, 1.0 - sequence, repeats], np.float32)
+        blend.weights = np.tile(weights, (len(best), 1))
+        quality = _objective(_rank(blend, examples, vectors, candidates), examples)
+        for each in range(len(best)):
+            mean = quality[bucket == each].mean() if (bucket == each).any() else 0.0
+            if mean > best[each]:
+                best[each], chosen[each] = mean, weights
+    return chosen
+
+
+def _report(
+    blend: Blend, examples: Examples, vectors: NDArray[np.float32], candidates: Int32, clicks: Int64
+) -> dict[str, float]:
+    """Return the quality of the blend and of each part alone; and of the blend as it is served, without seen items."""
+    result = {
+        f"{name}": value
+        for name, value in hits(_rank(blend, examples, vectors, candidates), examples.targets)._asdict().items()
+    }
+    unseen = ~((examples.sequences == examples.targets[:, None]) & (np.arange(LENGTH) < examples.counts[:, None])).any(
+        axis=1
+    )
+    served = blend.rank(examples.sequences, examples.counts, vectors, candidates, TOP_K, keep_seen=False)[0]
+    result["unseen_p_at_20"] = hits(served[unseen], examples.targets[unseen]).p_at_20 if unseen.any() else 0.0
+    popular = np.argsort(-clicks, kind="stable")[:TOP_K].astype(np.int32)
+    rankings = {
+        part: _rank(blend.of_part(part), examples, vectors, candidates)
+        for part in ("sequence", "neighbours", "item-item")
+    }
+    rankings["popularity"] = np.tile(popular, (len(examples.targets), 1))
+    for part, items in rankings.items():
+        for name, value in hits(items, examples.targets)._asdict().items():
+            result[f"{part}_{name}"] = value
+    return result

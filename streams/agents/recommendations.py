@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.history import HistoryGroup
+from models.features.clicks import ClickHistory, NewItems
 from models.features.seen import SeenRecords
-from models.features.sessions import SessionHistory
 from models.runner import RecommenderRunner, Slates
 from streams.codecs import Clicks, Limits, decode_clicks
 from streams.isolation import Isolation, set_aside
@@ -36,12 +35,12 @@ def recommendations_agent(app: Application) -> None:
             app.worker.recommendations.submit(fetch)
 
 
-class SessionState(HistoryGroup):
-    """What a partition's clicks leave behind: the items of each session, and which clicks it has seen."""
+class SessionState(ClickHistory):
+    """What a partition's clicks leave behind: sessions, new items, and which clicks it has seen."""
 
-    def __init__(self, length: int, duplicates_horizon_ms: int) -> None:
-        self.sessions, self.seen = SessionHistory(length), SeenRecords(duplicates_horizon_ms)
-        super().__init__(self.sessions, self.seen)
+    def __init__(self, items: int, length: int, duplicates_horizon_ms: int) -> None:
+        self.seen = SeenRecords(duplicates_horizon_ms)
+        super().__init__(items, length, self.seen)
 
     def without_duplicates(self, clicks: Clicks, timestamps: Sequence[int]) -> Clicks:
         """Return the clicks that were not seen before, each remembered now.
@@ -62,7 +61,8 @@ class SessionReplay:
     def __call__(self, state: SessionState, values: list[bytes | None], timestamps: list[int]) -> None:
         clicks = decode_clicks(values, now_ms=timestamps, limits=self._limits)
         clicks = state.without_duplicates(clicks, timestamps)
-        state.sessions.update(clicks.session_ids, self._runner.item_index(clicks.item_ids), clicks.event_times)
+        items = self._runner.item_index(clicks.item_ids)
+        state.update(clicks.session_ids, items, clicks.item_ids, clicks.event_times)
 
 
 class RecommendationJob:
@@ -75,11 +75,14 @@ class RecommendationJob:
         runner: RecommenderRunner,
         sessions: StateTable[SessionState],
         top_k: int,
+        keep_seen: bool,
+        new_items: bool,
         limits: Limits,
         publisher: Publisher,
         metrics: Metrics,
     ) -> None:
-        self._runner, self._sessions, self._top_k, self._limits = runner, sessions, top_k, limits
+        self._runner, self._sessions, self._limits = runner, sessions, limits
+        self._top_k, self._keep_seen, self._new_items = top_k, keep_seen, new_items
         self._publisher, self._metrics = publisher, metrics
         self._model = ModelName(runner.name, runner.version)
         self._isolate = Isolation()
@@ -93,11 +96,13 @@ class RecommendationJob:
     def run(self, batches: Sequence[RecordBatch], clicks: Sequence[Clicks]) -> list[list[Outputs]]:
         """Return each batch's slates and dead letters."""
         started = time.monotonic()
-        sequences, clicks = self._sequences(batches, clicks)
+        sequences, new, clicks = self._sequences(batches, clicks)
         results, culprits = self._isolate(self._recommend, sequences)
         if culprits:
-            clicks = set_aside(clicks, culprits)
+            clicks, new = set_aside(clicks, culprits), new.without(culprits)
         slates = Slates.joined(results)
+        if self._new_items:
+            slates = self._runner.with_new(slates, new)
         scores = slates.scores.tolist()
         outputs, end = [], 0
         for batch, columns in zip(batches, clicks, strict=True):
@@ -117,21 +122,23 @@ class RecommendationJob:
 
     def _sequences(
         self, batches: Sequence[RecordBatch], clicks: Sequence[Clicks]
-    ) -> tuple[NDArray[np.int32], list[Clicks]]:
-        """Return the latest items after each click that is no repeat, int32[B, T], and those clicks by batch."""
-        sequences, fresh = [], []
+    ) -> tuple[NDArray[np.int32], NewItems, list[Clicks]]:
+        """Return what each click that is no repeat has seen, int32[B, T] and new items, and those clicks by batch."""
+        sequences, new, fresh = [], NewItems([], []), []
         for batch, decoded in zip(batches, clicks, strict=True):
             state = self._sessions.at(batch)
             columns = state.without_duplicates(decoded, batch.timestamps)
             items = self._runner.item_index(columns.item_ids)
-            sequences.append(state.sessions.update(columns.session_ids, items, columns.event_times))
+            seen, names = state.update(columns.session_ids, items, columns.item_ids, columns.event_times)
+            sequences.append(seen)
+            new.extend(names)
             self._sessions.advance(batch)
             self._metrics.duplicates.labels(batch.tp.topic).inc(len(decoded.accepted) - len(columns.accepted))
             fresh.append(columns)
-        return np.concatenate(sequences), fresh
+        return np.concatenate(sequences), new, fresh
 
     def _recommend(self, sequences: NDArray[np.int32]) -> Slates:
-        slates = self._runner.recommend(sequences, self._top_k)
+        slates = self._runner.recommend(sequences, self._top_k, self._keep_seen)
         if not np.isfinite(slates.scores).all():
             raise ArithmeticError("a score is not a finite number")
         return slates

@@ -29,6 +29,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "streams.commands.train",
         "Train the fraud model or the recommender, on simulated events or on your own.",
     ),
+    "evaluate": (
+        "streams.commands.evaluate",
+        "Judge the fraud model or the recommender by the protocols of the literature.",
+    ),
     "bench": ("streams.commands.bench", "Measure throughput and latency, Kafka in to Kafka out."),
     "settings": ("streams.commands.settings", "Print every setting: name, value in use, meaning."),
     "version": ("streams.commands.version", "Print the versions of streams and of what it stands on."),

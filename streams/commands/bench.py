@@ -14,6 +14,7 @@ from streams.benchmark import BenchmarkError, System, run_latency, run_throughpu
 from streams.benchmark.engine import new_run
 from streams.benchmark.traffic import CARDS
 from streams.benchmark.worker import cluster_of_run, prepare_worker, worker_system
+from streams.commands.parameters import FiniteRange
 from streams.connection import QUIET, connect
 
 Row = dict[str, Any]
@@ -70,13 +71,9 @@ def throughput(events: int, workers: int, cards: int, recreate_topics: bool, jso
 
 
 @bench.command()
-@click.option(
-    "--rate", type=click.FloatRange(1, 1_000_000), default=1_000.0, show_default=True, help="Payments a second."
-)
-@click.option("--seconds", type=click.FloatRange(1, 3_600), default=30.0, show_default=True, help="Measured time.")
-@click.option(
-    "--warm-up", type=click.FloatRange(0, 600), default=15.0, show_default=True, help="Seconds left out before."
-)
+@click.option("--rate", type=FiniteRange(1, 1_000_000), default=1_000.0, show_default=True, help="Payments a second.")
+@click.option("--seconds", type=FiniteRange(1, 3_600), default=30.0, show_default=True, help="Measured time.")
+@click.option("--warm-up", type=FiniteRange(0, 600), default=15.0, show_default=True, help="Seconds left out before.")
 @_options
 def latency(
     rate: float,

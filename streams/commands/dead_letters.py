@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import closing
 from itertools import chain
 from typing import TYPE_CHECKING, Final
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 import msgspec
 
+from streams.commands.decoded import Decoded, place, printable
 from streams.errors import StreamsError
 from streams.events import DeadLetter
 from streams.settings import Settings, load_settings
@@ -20,7 +21,10 @@ from streams.topics import ALL, DEAD_LETTERS
 if TYPE_CHECKING:
     from confluent_kafka import Message
 
+    from streams.commands.delivery import Delivery
+
 REPLAYED_FROM: Final = "replayed-from"
+UNMARKED_MAX: Final = 1_000  # each block waits once for the broker; an interrupt repeats at most one
 
 _decode_letter: Final = msgspec.json.Decoder(DeadLetter).decode
 
@@ -63,10 +67,10 @@ def list_(code: tuple[str, ...], topic: str | None, limit: int | None, as_json: 
     counts: Counter[tuple[str, str]] = Counter()
     for message, letter in _read(load_settings(), code, topic, limit):
         counts[letter.topic, letter.code] += 1
-        click.echo((message.value() or b"").decode() if as_json else dead_letter_line(msgspec.structs.asdict(letter)))
+        click.echo((message.value() or b"").decode() if as_json else dead_letter_line(letter))
     if not as_json:
         for (name, word), count in sorted(counts.items()):
-            click.echo(f"{count:>9,}  {name:<20} {word}")
+            click.echo(f"{count:>9,}  {printable(name):<20} {printable(word)}")
         click.echo(f"{counts.total():>9,}  dead letters")
 
 
@@ -76,10 +80,16 @@ def list_(code: tuple[str, ...], topic: str | None, limit: int | None, as_json: 
 def replay(code: tuple[str, ...], topic: str | None, limit: int | None, dry_run: bool) -> None:
     """Put dead letters back on the topic they came from: original key and bytes.
 
-    For records that failed for a reason that is gone: a fixed model, a widened rule. Letters that hold only the first
-    bytes of a long record are passed over, and the exit code is then 1. A record carries the header
-    replayed-from with the place of its dead letter. Whoever replays twice gets two records of the same id, whose
-    decisions have the same decision_id. The dead letters stay where they are until their retention ends.
+    For records that failed for a reason that is gone: a fixed model, a widened rule. A record carries the header
+    replayed-from with the place of its dead letter.
+
+    Each letter goes back once. The letters stay until their retention ends; a record without a value on dead-letters,
+    whose key is the place of a letter, marks it as replayed. A record that fails again is a new letter, which may go
+    back in its turn. An interrupted replay may leave up to 1,000 letters unmarked: they go back again, as records of
+    the same id, whose decisions have the same decision_id.
+
+    Letters that hold only the first bytes of a long record, or that came from another topic than the project's, are
+    passed over, and the exit code is then 1.
 
     \b
     Examples:
@@ -91,32 +101,60 @@ def replay(code: tuple[str, ...], topic: str | None, limit: int | None, dry_run:
     from streams.connection import connect
 
     settings = load_settings()
+    known = {declared.name for declared in ALL}
     counts: Counter[str] = Counter()
-    cut = 0
+    cut = astray = 0
+    unmarked: list[Message] = []
     with Delivery(settings) as delivery:
-        known = {declared.name for declared in ALL}
-        for message, letter in _read(settings, code, topic, limit):
-            place = _place(message)
+        for message, letter in _read(settings, code, topic, limit, replayed=_replayed(settings)):
             if letter.topic not in known:
-                raise StreamsError(f"{place}: topic {letter.topic!r} is not one of this project's; replay with --topic")
+                astray += 1
+                continue
             if letter.is_cut:
                 cut += 1
                 continue
             if not dry_run:
                 if not counts[letter.topic]:
                     require_topics(connect(settings), [letter.topic])
-                headers: Headers = [(REPLAYED_FROM, place.encode())]
-                delivery.send_one(letter.topic, original_key(letter), original_value(letter), headers)
+                origin: Headers = [(REPLAYED_FROM, place(message).encode())]
+                delivery.send_one(letter.topic, original_key(letter), original_value(letter), origin)
+                unmarked.append(message)
+                if len(unmarked) == UNMARKED_MAX:
+                    _mark(unmarked, delivery)
+                    unmarked.clear()
             counts[letter.topic] += 1
+        _mark(unmarked, delivery)
     for name, count in sorted(counts.items()):
         click.echo(f"{count:,} {'would go' if dry_run else 'went'} back to {name}")
+    refused = []
     if cut:
-        raise StreamsError(
+        refused.append(
             f"{cut:,} dead letters hold only the first bytes of their record (see value_bytes, key_bytes) and cannot go "
             "back; send these records again from where they came"
         )
+    if astray:
+        refused.append(f"{astray:,} dead letters came from topics that are not this project's and do not go back")
+    if refused:
+        raise StreamsError("; ".join(refused))
     if not counts:
-        click.echo("no dead letter matches")
+        click.echo("no dead letter matches that has not gone back before")
+
+
+def _mark(letters: Sequence[Message], delivery: Delivery) -> None:
+    """Mark letters as replayed once their records are confirmed: a crash in between repeats a record, loses none."""
+    delivery.flush()
+    for letter in letters:
+        # In the letter's own partition, behind it: where the mark is gone, the letter is.
+        delivery.send_one(DEAD_LETTERS.name, place(letter).encode(), None, [], partition=int(letter.partition() or 0))
+
+
+def _replayed(settings: Settings) -> set[str]:
+    """Return the places of the letters that are marked as replayed."""
+    from streams.commands.topic_reader import TopicReader
+
+    with closing(TopicReader(settings, [DEAD_LETTERS.name], from_beginning=True)) as reader:
+        records = chain.from_iterable(reader.until_end())
+        return {(record.key() or b"").decode(errors="replace") for record in records if record.value() is None}
 
 
 def original_key(letter: DeadLetter) -> bytes | None:
@@ -132,39 +170,33 @@ def original_value(letter: DeadLetter) -> bytes | None:
 
 
 def _read(
-    settings: Settings, codes: tuple[str, ...], topic: str | None, limit: int | None
+    settings: Settings,
+    codes: tuple[str, ...],
+    topic: str | None,
+    limit: int | None,
+    *,
+    replayed: Container[str] = (),
 ) -> Iterator[tuple[Message, DeadLetter]]:
-    """Yield the dead letters that match; say on stderr what else is on the topic: whoever may write to it can."""
+    """Yield the dead letters that match and are not `replayed`; say on stderr what else is on the topic."""
     from streams.commands.topic_reader import TopicReader
 
     left = limit
-    foreign, first = 0, ""
+    letters = Decoded(_parsed, "dead letters")
     with closing(TopicReader(settings, [DEAD_LETTERS.name], from_beginning=True)) as reader:
-        for message in chain.from_iterable(reader.until_end()):
-            try:
-                letter = _parsed(message.value() or b"")
-            except (msgspec.DecodeError, ValueError, RecursionError) as error:
-                foreign += 1
-                first = first or f"{_place(message)}: {error}"
-                continue
-            if (codes and letter.code not in codes) or topic not in (None, letter.topic):
+        for message, letter in letters.of(chain.from_iterable(reader.until_end())):
+            if (codes and letter.code not in codes) or topic not in (None, letter.topic) or place(message) in replayed:
                 continue
             yield message, letter
             if left is not None:
                 left -= 1
                 if not left:
                     break
-    if foreign:
-        click.echo(f"{foreign:,} records passed over that are no dead letters, the first {first}", err=True)
+    letters.report()
 
 
-def _parsed(value: bytes) -> DeadLetter:
+def _parsed(value: str) -> DeadLetter:
     """Return the letter, its base64 checked; msgspec.DecodeError, ValueError or RecursionError where it is none."""
-    letter = _decode_letter(value.decode())
+    letter = _decode_letter(value)
     original_key(letter)
     original_value(letter)
     return letter
-
-
-def _place(message: Message) -> str:
-    return f"{message.topic()}[{message.partition()}]@{message.offset()}"

@@ -21,6 +21,8 @@ CALL_RECORDS_MAX: Final = 4_096
 CONFIRM_S_MAX: Final = 120.0
 GIVE_UP_S: Final = 2.0
 
+BY_KEY: Final = -1  # librdkafka's PARTITION_UA
+
 Headers = list[tuple[str, str | bytes | None]]
 
 
@@ -97,10 +99,12 @@ class Delivery:
                         self._send_one(topic, message["key"], message["value"], [])
         self._producer.poll(0)
 
-    def send_one(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
+    def send_one(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, *, partition: int = BY_KEY
+    ) -> None:
         """Queue one record with headers."""
         self.sent += 1
-        self._send_one(topic, key, value, headers)
+        self._send_one(topic, key, value, headers, partition)
         self._producer.poll(0)
 
     def poll(self, wait_s: float = 0.0) -> None:
@@ -126,10 +130,12 @@ class Delivery:
         """Wait briefly for what is under way: an interrupted command must not wait for a cluster that is gone."""
         self._producer.flush(GIVE_UP_S)
 
-    def _send_one(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
+    def _send_one(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, partition: int = BY_KEY
+    ) -> None:
         while True:
             try:
-                self._producer.produce(topic, value, key, headers=headers)
+                self._producer.produce(topic, value, key, partition, headers=headers)
                 return
             except BufferError:
                 self._producer.poll(0.01)

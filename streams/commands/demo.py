@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from streams.commands.parameters import RATE_MAX, SEED, FiniteRange
 from streams.errors import StreamsError
 
 if TYPE_CHECKING:
@@ -47,14 +48,14 @@ INVALID: Final = (
 @click.command()
 @click.option(
     "--duration",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=60.0,
     show_default=True,
     help="Seconds of traffic; 0: until Ctrl-C.",
 )
 @click.option(
     "--rate",
-    type=click.FloatRange(min=1),
+    type=FiniteRange(min=1, max=RATE_MAX),
     default=1000.0,
     show_default=True,
     help="Events per second, payments and clicks in equal parts.",
@@ -67,14 +68,15 @@ INVALID: Final = (
     show_default=True,
     help="Days of payments, with labels, that are sent at once before the clock starts.",
 )
-@click.option("--seed", type=int, help="Seed of the traffic (default: another one each time).")
+@click.option("--seed", type=SEED, help="Seed of the traffic (default: another one each time).")
 def demo(duration: float, rate: float, workers: int, history_days: int, seed: int | None) -> None:
     """Watch decisions and recommendations flow: Kafka, workers, traffic, one view.
 
     Starts an Apache Kafka in a temporary folder (or uses the cluster of STREAMS_BOOTSTRAP_SERVERS, to whose topics the
     simulated events then go), creates the topics, starts workers, and sends payments, their labels and clicks. Shows
     rates, latency from the producer's call to the decision in a consumer's hand, the latest decisions and
-    recommendations; ends with a summary. Nothing keeps running and nothing is left on disk.
+    recommendations; ends with a summary. Nothing keeps running and nothing is left on disk, unless the demo itself is
+    killed (SIGKILL): its folder streams-demo-* then stays among the temporary files.
 
     Some invalid payments are sent as well, to be seen among the dead letters.
 

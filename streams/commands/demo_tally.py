@@ -6,20 +6,20 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Final
 
-import orjson
+import msgspec
 from confluent_kafka import Message
 
+from streams.commands.decoded import Decoded
 from streams.commands.event_files import Slice
+from streams.events import DeadLetter, Decision, Recommendation
 from streams.topics import CLICKSTREAM, DEAD_LETTERS, DECISIONS, RECOMMENDATIONS, TRANSACTIONS
 
 LATEST: Final = 8
 WINDOW_S: Final = 5.0
 # A tenth of a millisecond: finer than the clock of a shared machine is honest.
 BINS_PER_MS: Final = 10
-
-Event = dict[str, Any]
 
 
 class Latencies:
@@ -63,15 +63,18 @@ class Tally:
         self.repeated = 0
         self.dead_letters = 0
         self.latencies = Latencies()
-        self.held_up: deque[Event] = deque(maxlen=LATEST)
-        self.approved: deque[Event] = deque(maxlen=LATEST)
-        self.recommendations: deque[Event] = deque(maxlen=LATEST)
-        self.last_dead_letter: Event | None = None
+        self.held_up: deque[Decision] = deque(maxlen=LATEST)
+        self.approved: deque[Decision] = deque(maxlen=LATEST)
+        self.recommendations: deque[Recommendation] = deque(maxlen=LATEST)
+        self.last_dead_letter: DeadLetter | None = None
         self._own = own
         self._clock = clock
         self._pending: dict[str, float] = {}
         self._recent: deque[tuple[float, float]] = deque()
         self._timed = False
+        self._decided = Decoded(msgspec.json.Decoder(Decision).decode, "decisions")
+        self._slates = Decoded(msgspec.json.Decoder(Recommendation).decode, "recommendations")
+        self._letters = Decoded(msgspec.json.Decoder(DeadLetter).decode, "dead letters")
 
     @property
     def pending(self) -> int:
@@ -96,19 +99,20 @@ class Tally:
         now = self._clock()
         with self.lock:
             for message in messages:
-                event = orjson.loads(message.value() or b"null")
-                if event is None:
-                    continue
                 topic = message.topic()
                 if topic == DEAD_LETTERS.name:
-                    self.dead_letters += 1
-                    self.last_dead_letter = event
+                    for _, letter in self._letters.of([message]):
+                        self.dead_letters += 1
+                        self.last_dead_letter = letter
                 elif topic == DECISIONS.name:
-                    if self._answer(event["transaction_id"], TRANSACTIONS.name, now):
-                        self.decisions[event["decision"]] += 1
-                        (self.approved if event["decision"] == "approve" else self.held_up).append(event)
-                elif topic == RECOMMENDATIONS.name and self._answer(event["event_id"], CLICKSTREAM.name, now):
-                    self.recommendations.append(event)
+                    for _, decision in self._decided.of([message]):
+                        if self._answer(decision.transaction_id, TRANSACTIONS.name, now):
+                            self.decisions[decision.decision] += 1
+                            (self.approved if decision.decision == "approve" else self.held_up).append(decision)
+                elif topic == RECOMMENDATIONS.name:
+                    for _, slate in self._slates.of([message]):
+                        if self._answer(slate.event_id, CLICKSTREAM.name, now):
+                            self.recommendations.append(slate)
 
     def recent_percentiles(self, *shares: float) -> list[float | None]:
         """Return percentiles, ms, of the last WINDOW_S seconds."""

@@ -15,8 +15,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from streams.commands.demo_tally import Event, Tally
+from streams.commands.demo_tally import Tally
 from streams.commands.watch import COLOURS, strongest_reasons
+from streams.events import DeadLetter, Decision, Recommendation
 
 REFRESH_S: Final = 0.25
 LINE_S: Final = 5.0
@@ -148,17 +149,16 @@ class DemoView:
         for event in held:
             reason = "".join(strongest_reasons(event)[:1])
             self._console.print(
-                f"         {event['decision']} {event['score']:.3f} card {event['card_id']} "
-                f"amount {event['amount']:.2f}  {reason}",
+                f"         {event.decision} {event.score:.3f} card {event.card_id} amount {event.amount:.2f}  {reason}",
                 highlight=False,
                 soft_wrap=True,
             )
-        for event in slates:
-            items = ", ".join(item["item_id"] for item in event["items"][:ITEMS_SHOWN])
-            self._console.print(f"         {event['session_id']} -> {items}", highlight=False, soft_wrap=True)
+        for slate in slates:
+            items = ", ".join(item.item_id for item in slate.items[:ITEMS_SHOWN])
+            self._console.print(f"         {slate.session_id} -> {items}", highlight=False, soft_wrap=True)
 
 
-def _decisions(held: list[Event], approved: list[Event]) -> Table:
+def _decisions(held: list[Decision], approved: list[Decision]) -> Table:
     table = Table(expand=True, box=None, pad_edge=False)
     for name, options in (
         ("decision", {"width": 8}),
@@ -170,33 +170,33 @@ def _decisions(held: list[Event], approved: list[Event]) -> Table:
         table.add_column(name, **_any(options))
     for event in [*reversed(held), *reversed(approved)]:
         reason = "".join(strongest_reasons(event)[:1])
-        style = COLOURS.get(event["decision"], "")
+        style = COLOURS[event.decision]
         table.add_row(
-            Text(event["decision"], style=style),
-            f"{event['score']:.3f}",
-            event["card_id"],
-            f"{event['amount']:,.2f}",
+            Text(event.decision, style=style),
+            f"{event.score:.3f}",
+            event.card_id,
+            f"{event.amount:,.2f}",
             Text(reason, style="dim"),
         )
     return table
 
 
-def _slates(slates: list[Event]) -> Table:
+def _slates(slates: list[Recommendation]) -> Table:
     table = Table(expand=True, box=None, pad_edge=False)
     table.add_column("session", no_wrap=True)
     table.add_column("strategy", width=10)
     table.add_column("items", no_wrap=True, ratio=1)
     for event in reversed(slates):
-        items = ", ".join(item["item_id"] for item in event["items"][:ITEMS_SHOWN])
-        table.add_row(event["session_id"], Text(event["strategy"], style="dim"), items)
+        items = ", ".join(item.item_id for item in event.items[:ITEMS_SHOWN])
+        table.add_row(event.session_id, Text(event.strategy, style="dim"), items)
     return table
 
 
-def _dead_letter(event: Event | None) -> Text:
+def _dead_letter(event: DeadLetter | None) -> Text:
     if event is None:
         return Text("none", style="dim")
-    origin = f"{event['topic']}[{event['partition']}]@{event['offset']} "
-    return Text.assemble(origin, (event["code"], "red"), f"  {event['message']}", no_wrap=True, overflow="ellipsis")
+    origin = f"{event.topic}[{event.partition}]@{event.offset} "
+    return Text.assemble(origin, (event.code, "red"), f"  {event.message}", no_wrap=True, overflow="ellipsis")
 
 
 def _any(options: dict[str, Any]) -> dict[str, Any]:

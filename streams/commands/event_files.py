@@ -6,7 +6,8 @@ fields stays behind: it may tell the label.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,16 +18,19 @@ import pyarrow as pa
 
 from streams.commands.column_files import (
     BATCH_RECORDS_MAX,
+    ROW,
     ColumnFile,
     SourceError,
+    as_list,
     to_flags,
-    to_ms,
     to_number,
     to_text,
 )
+from streams.commands.event_times import EventTimes
+from streams.events import LISTED
 from streams.topics import Topic
 
-ROW: Final = "\0row"  # no column of a file can have this name
+LABEL: Final = "\0label"  # beside the fields: no field has this name
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,34 +95,40 @@ class EventFile:
         self._constants = {name: _constant(name, value) for name, value in (constants or {}).items()}
         self._file = ColumnFile(path)
         self._columns = self._map(topic, dict(columns or {}))
+        self._wanted = list(dict.fromkeys([*self._columns.values(), *([label] if label else [])]))
+        for column in self._wanted:
+            self._file.require(column)
 
     def extent(self) -> Extent:
-        """Read the times only: how many rows, from when to when, in order or not."""
+        """Read the file once: how many rows, from when to when, in order or not.
+
+        Raises:
+            SourceError: no rows, or a value that cannot be converted: told here, it is told before anything is sent.
+        """
         records, ordered, low, high = 0, True, 0, 0
-        column = self._columns["event_time"]
-        for batch in self._raw([column]):
-            times = self._file.convert(batch, column, to_ms)
+        for batch in self._converted():
+            times = batch.column("event_time").to_numpy()
             if not len(times):
                 continue
             ordered = ordered and bool((np.diff(times) >= 0).all()) and (not records or int(times[0]) >= high)
             low = int(times.min()) if not records else min(low, int(times.min()))
             high = int(times.max()) if not records else max(high, int(times.max()))
             records += len(times)
+        if not records:
+            raise SourceError(f"{self.path}: no rows; expected one event a row")
         return Extent(records, ordered, low, high)
 
     def slices(self, *, sort: bool, limit: int | None = None) -> Iterator[Slice]:
         """Yield the events, in the file's order or (all in memory, ties in the file's order) by event time."""
-        wanted = list(dict.fromkeys([*self._columns.values(), *([self.label] if self.label else [])]))
-        batches = self._numbered(wanted)
+        batches = self._converted()
         if sort:
             table = pa.Table.from_batches(list(batches))
-            times = self._file.convert(table.combine_chunks(), self._columns["event_time"], to_ms)
-            table = table.take(pa.array(np.argsort(times, kind="stable")))
+            table = table.take(pa.array(np.argsort(table.column("event_time").to_numpy(), kind="stable")))
             batches = iter(table.to_batches(max_chunksize=BATCH_RECORDS_MAX))
         left = limit
         for batch in batches:
             if left is not None:
-                batch = batch.slice(0, left)
+                batch = batch.slice(0, min(left, batch.num_rows))
                 left -= batch.num_rows
             if batch.num_rows:
                 yield self._slice(batch)
@@ -149,40 +159,86 @@ class EventFile:
         self._id = names[0] if names[0] not in columns else None
         return columns
 
-    def _raw(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        as_text = [column for field, column in self._columns.items() if field not in ("event_time", "amount")]
-        return self._file.batches(columns, as_text=[column for column in as_text if column in columns])
-
-    def _numbered(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        row = 0
-        for batch in self._raw(columns):
-            numbers = pa.array(np.arange(row, row + batch.num_rows, dtype=np.int64))
-            row += batch.num_rows
-            yield pa.RecordBatch.from_arrays([*batch.columns, numbers], [*batch.schema.names, ROW])
+    def _converted(self) -> Iterator[pa.RecordBatch]:
+        """Yield the rows in the file's order: each mapped field under its own name, and LABEL and ROW."""
+        special = {"event_time": EventTimes().to_ms, "amount": to_number}
+        for batch in self._file.batches(self._wanted):
+            columns = {
+                name: self._file.convert(batch, column, special.get(name, to_text))
+                for name, column in self._columns.items()
+            }
+            if self.label is not None:
+                columns[LABEL] = self._file.convert(batch, self.label, to_flags)
+            yield pa.RecordBatch.from_pydict({**columns, ROW: batch.column(ROW)})
 
     def _slice(self, batch: pa.RecordBatch) -> Slice:
-        times = self._file.convert(batch, self._columns["event_time"], to_ms)
         fields: dict[str, list[Any]] = {}
         if self._id is not None:
             stem = self.path.name.partition(".")[0]
             fields[self._id] = [f"{stem}-{row}" for row in batch.column(ROW).to_numpy().tolist()]
-        for name, column in self._columns.items():
-            if name == "event_time":
-                fields[name] = times.tolist()
-            else:
-                fields[name] = self._file.convert(batch, column, to_number if name == "amount" else to_text)
-        for name, value in self._constants.items():
-            fields[name] = [value] * batch.num_rows
-        labels = self._file.convert(batch, self.label, to_flags) if self.label else None
-        return Slice(fields, times, labels)
+        fields |= {name: as_list(batch.column(name)) for name in self._columns}
+        fields |= {name: [value] * batch.num_rows for name, value in self._constants.items()}
+        labels = None if self.label is None else as_list(batch.column(LABEL))
+        return Slice(fields, batch.column("event_time").to_numpy(), labels)
+
+
+def read_events(
+    path: Path,
+    topic: Topic,
+    names: Sequence[str],
+    columns: Mapping[str, str],
+    *,
+    constants: Mapping[str, str] | None = None,
+    label: str | None = None,
+    sort: bool = False,
+) -> dict[str, Any]:
+    """Return whole columns of a file as training and evaluation take them: no row lacks a value.
+
+    Args:
+        path: as for `EventFile`.
+        topic: gives the fields.
+        names: fields wanted beside event_time.
+        columns: field -> column of the file.
+        constants: field -> value, the same for each row.
+        label: column that tells fraud.
+        sort: by event_time, ties as in the file; otherwise as the rows stand.
+
+    Returns:
+        Lists of text; amount float64[N], event_time int64[N] in ms; with `label` is_fraud bool[N].
+
+    Raises:
+        SourceError: no such file, unreadable, a column is missing, or a row lacks a value.
+    """
+    if not path.is_file():
+        raise SourceError(f"{path}: expected a file, got none")
+    file = EventFile(path, topic, columns=columns, constants=constants, label=label)
+    parts = list(file.slices(sort=sort))
+    if not parts:
+        raise SourceError(f"{path}: no rows to train on")
+    table: dict[str, Any] = {name: [value for part in parts for value in part.fields[name]] for name in names}
+    if label is not None:
+        table["is_fraud"] = [flag for part in parts for flag in part.labels or []]
+    for name, values in table.items():
+        if missing := values.count(None):
+            raise SourceError(f"{path}: expected {name} in each row, got {missing:,} rows without; drop them")
+    for name, dtype in (("amount", np.float64), ("is_fraud", np.bool_)):
+        if name in table:
+            table[name] = np.array(table[name], dtype=dtype)
+    table["event_time"] = np.concatenate([part.event_time for part in parts])
+    return table
 
 
 def _constant(name: str, value: str) -> str | float:
     if name in ("event_time", "transaction_id", "event_id"):
         raise SourceError(f"{name}: cannot be a constant; map it to a column")
+    if name in LISTED and value not in LISTED[name]:
+        raise SourceError(f"{name}={value}: expected {', '.join(LISTED[name])}")
     if name != "amount":
         return value
     try:
-        return float(value)
+        amount = float(value)
     except ValueError:
-        raise SourceError(f"amount={value}: expected a number") from None
+        amount = math.nan
+    if not math.isfinite(amount):
+        raise SourceError(f"amount={value}: expected a finite number")
+    return amount

@@ -7,55 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
+
+from streams.commands.parameters import RATE_MAX, SEED, Duration, FiniteRange, Pairs, merged
 
 if TYPE_CHECKING:
     from streams.commands.delivery import Delivery
     from streams.commands.replay import Replay
 
 SIMULATE: Final = "simulate"
-UNITS_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-
-
-class Pairs(click.ParamType):
-    """`NAME=VALUE[,NAME=VALUE...]`."""
-
-    name = "name=value,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, str]:
-        """Return the pairs of one use of the option."""
-        if isinstance(value, dict):
-            return value
-        pairs: dict[str, str] = {}
-        for pair in str(value).split(","):
-            name, equals, right = pair.partition("=")
-            if not (name.strip() and equals and right.strip()):
-                self.fail(f"expected NAME=VALUE[,NAME=VALUE...], got {pair!r}", param, ctx)
-            pairs[name.strip()] = right.strip()
-        return pairs
-
-
-class Duration(click.ParamType):
-    """`7d`, `12h`, `30m`, `90s`, `500ms` or a number of seconds, as milliseconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return milliseconds."""
-        if isinstance(value, int):
-            return value
-        text = str(value).strip()
-        number = text.rstrip("abcdefghijklmnopqrstuvwxyz")
-        unit = text[len(number) :] or "s"
-        try:
-            duration_ms = float(number) * UNITS_MS[unit]
-        except (ValueError, KeyError):
-            self.fail(f"expected a duration such as 7d, 12h, 30m or 90s, got {value!r}", param, ctx)
-        if not 0 <= duration_ms < 1e15:
-            self.fail(f"expected a duration of at least 0, got {value!r}", param, ctx)
-        return int(duration_ms)
 
 
 @click.command(context_settings={"max_content_width": 110})
@@ -74,12 +36,14 @@ class Duration(click.ParamType):
     "--label-delay", type=Duration(), default="7d", show_default=True, help="Event time from a payment to its label."
 )
 @click.option(
-    "--rate", type=click.FloatRange(min=0, min_open=True), help="Records per second (default: as fast as they go)."
+    "--rate",
+    type=FiniteRange(min=0, min_open=True, max=RATE_MAX),
+    help="Records per second (default: as fast as they go).",
 )
 @click.option(
     "--speedup",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Event time goes this many times faster than the clock.",
+    type=FiniteRange(min=0, min_open=True),
+    help="Event time goes this many times faster than the clock; the end tells what was reached.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after this many records.")
 @click.option(
@@ -89,7 +53,7 @@ class Duration(click.ParamType):
     show_default=True,
     help="Send FILE by event time (sorted in memory where it is not), or as its rows stand.",
 )
-@click.option("--seed", type=int, default=7, show_default=True, help="Seed of the simulator.")
+@click.option("--seed", type=SEED, default=7, show_default=True, help="Seed of the simulator.")
 def produce(
     source: str,
     topic: str | None,
@@ -110,8 +74,9 @@ def produce(
     FILE needs a column for each required field of the topic (`streams topics describe transactions`). Columns called as
     the fields are found; others are named with --columns FIELD=COLUMN. Any other column stays behind. Types are
     converted: identifiers become text, a time may be a timestamp (UTC without a zone), RFC 3339 text, or seconds or
-    milliseconds since the epoch. Without a column for transaction_id or event_id, the file's name and the row's number
-    make one.
+    milliseconds since the epoch; the first row tells which. Without a column for transaction_id or event_id, the file's
+    name and the row's number make one. The whole file is read once before its first record goes: a row that cannot be
+    converted, or is not of the years 2000 to 2099, is refused by its number (the first is 1), with nothing sent.
 
     --labels publishes each payment's label to transaction-labels when the event time of the payments sent has moved on
     by --label-delay: before the payments of that time, and what is left at the end.
@@ -139,9 +104,8 @@ def produce(
         return
     path = Path(source)
     if not path.is_file():
-        raise click.BadParameter(
-            f"expected 'simulate' or a file, got {source!r}, which does not exist", param_hint="simulate|FILE"
-        )
+        what = "is a folder" if path.is_dir() else "is no file" if path.exists() else "does not exist"
+        raise click.BadParameter(f"expected 'simulate' or a file: {source!r} {what}", param_hint="simulate|FILE")
     if labels and topic == "clickstream":
         raise click.UsageError("--labels: clicks have no labels; leave it out or use --topic transactions")
     if labels and order == "file":
@@ -160,11 +124,6 @@ def produce(
         limit,
         order,
     )
-
-
-def merged(pairs: tuple[dict[str, str], ...]) -> dict[str, str]:
-    """Return the pairs of every use of an option; the last wins."""
-    return {name: value for group in pairs for name, value in group.items()}
 
 
 def _produce_file(
@@ -250,10 +209,13 @@ def _run(replays: list[Replay], delivery: Delivery, total: int | None) -> None:
         delivery.give_up()
         seconds = time.monotonic() - started
         for replay in replays:
-            click.echo(
-                f"{replay.events:,} records to {replay.topic.name}"
-                + (f", {replay.labels:,} labels" if replay.labels else "")
-            )
+            line = f"{replay.events:,} records to {replay.topic.name}"
+            if replay.labels:
+                line += f", {replay.labels:,} labels"
+            reached = replay.pace.speedup_reached()
+            if replay.pace.speedup is not None and reached is not None:
+                line += f", speed-up {reached:,.1f} of {replay.pace.speedup:,.1f}"
+            click.echo(line)
         click.echo(
             f"{delivery.confirmed:,} confirmed by the broker, {delivery.failed:,} failed, {delivery.waiting:,} unknown "
             f"in {seconds:.1f} s: {delivery.confirmed / seconds:,.0f} records/s"

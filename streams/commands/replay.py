@@ -18,7 +18,8 @@ from streams.topics import LABELS, Topic
 SLICE_RECORDS_MAX: Final = 8_192
 # A paced slice holds what fell due in a tick: short against the latencies that people look at, long against a wake-up.
 TICK_S: Final = 0.005
-DAY_MS: Final = 86_400_000
+# Workers count labels by the hour: with a shorter delay, smaller steps would cost much and change nothing.
+LABELLED_SPAN_MS_MIN: Final = 3_600_000
 
 
 class Pace:
@@ -41,12 +42,14 @@ class Pace:
     ) -> None:
         assert rate is None or speedup is None, "the command line allows one of them"
         self._rate = rate
-        self._speedup = speedup
+        self.speedup = speedup
         self._history_until = history_until
         self.history_over = history_until is None
         self._clock = clock
         self._started: float | None = None
+        self._last_taken = 0.0
         self._first_event_time = 0
+        self._last_event_time = 0
         self._taken = 0
 
     def begin(self) -> None:
@@ -69,11 +72,20 @@ class Pace:
         if self._rate is not None:
             # The first goes at once; one that is late goes with the next tick, so that the mean rate holds.
             count = min(count, int(elapsed * self._rate) + 1 - self._taken)
-        elif self._speedup is not None:
-            reached = self._first_event_time + elapsed * 1000.0 * self._speedup
+        elif self.speedup is not None:
+            reached = self._first_event_time + elapsed * 1000.0 * self.speedup
             count = int(np.searchsorted(event_time, reached, side="right"))
-        self._taken += max(count, 0)
-        return max(count, 0)
+        count = max(count, 0)
+        self._taken += count
+        if count:
+            self._last_taken, self._last_event_time = now, int(event_time[count - 1])
+        return count
+
+    def speedup_reached(self) -> float | None:
+        """Return seconds of event time per second from the first event to the last so far; None where none has passed."""
+        if self._started is None or self._last_taken <= self._started:
+            return None
+        return (self._last_event_time - self._first_event_time) / 1000.0 / (self._last_taken - self._started)
 
 
 class DelayedLabels:
@@ -81,6 +93,8 @@ class DelayedLabels:
 
     def __init__(self, delay_ms: int) -> None:
         self._delay_ms = delay_ms
+        # Payments that span less than it can go together: no label of one falls due before another.
+        self.span_ms = max(delay_ms, LABELLED_SPAN_MS_MIN)
         self._held: deque[tuple[np.ndarray, list[bytes], list[bytes]]] = deque()
 
     def hold(self, payments: Slice) -> None:
@@ -145,6 +159,7 @@ class Replay:
     ) -> None:
         assert topic.key is not None
         self.topic = topic
+        self.pace = pace
         self.events = 0
         self.labels = 0
         self.event_time = 0
@@ -153,12 +168,14 @@ class Replay:
         self._start = 0
         self._key = topic.key
         self._delivery = delivery
-        self._pace = pace
         self._held = DelayedLabels(label_delay_ms) if label_delay_ms is not None else None
         self._sending = sending
 
     def advance(self) -> int | None:
-        """Send what is due, at most SLICE_RECORDS_MAX; return how many, None when no event is left.
+        """Send what is due, at most SLICE_RECORDS_MAX and, with labels, less event time than their delay.
+
+        Returns:
+            How many; None when no event is left.
 
         Raises:
             DeliveryFailed: a label was not confirmed: the payments that need it must not go.
@@ -167,8 +184,10 @@ class Replay:
             self._current, self._start = next(self._slices, None), 0
             if self._current is None:
                 return None
-        stop = self._start + SLICE_RECORDS_MAX
-        count = self._pace.take(self._current.event_time[self._start : stop])
+        upcoming = self._current.event_time[self._start : self._start + SLICE_RECORDS_MAX]
+        if self._held is not None and len(upcoming):
+            upcoming = upcoming[: int(np.searchsorted(upcoming, upcoming[0] + self._held.span_ms))]
+        count = self.pace.take(upcoming)
         if not count:
             return 0
         events = self._current.part(self._start, self._start + count)

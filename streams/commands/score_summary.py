@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
-from streams.commands.column_files import ColumnFile, to_flags, to_text
+from streams.commands.column_files import ColumnFile, as_list, to_flags, to_text
+from streams.events import Id, Probability
 
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 CLASSES = ("genuine", "fraud", "unlabelled")
 
 
-class _Scored(msgspec.Struct, gc=False):
+class Scored(msgspec.Struct, gc=False):
+    """What the summary needs of a record of fraud-decisions."""
+
     decision_id: str
     transaction_id: str
-    score: float
-    decision: str
+    score: Probability
+    decision: Literal["approve", "review", "decline"]
     model_version: str
 
 
-class _Labelled(msgspec.Struct, gc=False):
-    transaction_id: str | int
+class Labelled(msgspec.Struct, gc=False):
+    """What the summary needs of a record of transaction-labels."""
+
+    transaction_id: Id
     is_fraud: bool
 
 
@@ -37,27 +42,16 @@ class ScoreSummary:
 
     def __init__(self) -> None:
         self.repeated = 0
-        self._decisions: dict[str, _Scored] = {}
+        self._decisions: dict[str, Scored] = {}
         self._labels: dict[str, bool] = {}
-        self._decode_decision = msgspec.json.Decoder(_Scored).decode
-        self._decode_label = msgspec.json.Decoder(_Labelled).decode
 
-    def add_decisions(self, values: Sequence[bytes]) -> None:
-        """Add records of fraud-decisions."""
-        for scored in map(self._decode_decision, values):
+    def add_decisions(self, decisions: Iterable[Scored]) -> None:
+        """Add decisions; one whose decision_id is known is a repeat."""
+        for scored in decisions:
             if scored.decision_id in self._decisions:
                 self.repeated += 1
             else:
                 self._decisions[scored.decision_id] = scored
-
-    def add_label_records(self, values: Sequence[bytes]) -> None:
-        """Add records of transaction-labels; those that workers reject are left out here as well."""
-        for value in values:
-            try:
-                label = self._decode_label(value)
-            except msgspec.DecodeError:
-                continue
-            self._labels[str(label.transaction_id)] = label.is_fraud
 
     def add_labels(self, ids: Iterable[str], flags: Iterable[bool]) -> None:
         """Add labels by transaction_id."""
@@ -149,9 +143,9 @@ def read_labels(path: Path, id_column: str, label_column: str) -> tuple[list[str
     file.require(label_column)
     ids: list[str] = []
     flags: list[bool] = []
-    for batch in file.batches([id_column, label_column], as_text=[id_column]):
-        names = file.convert(batch, id_column, to_text)
-        for name, label in zip(names, file.convert(batch, label_column, to_flags), strict=True):
+    for batch in file.batches([id_column, label_column]):
+        names = as_list(file.convert(batch, id_column, to_text))
+        for name, label in zip(names, as_list(file.convert(batch, label_column, to_flags)), strict=True):
             if name is not None and label is not None:
                 ids.append(name)
                 flags.append(label)

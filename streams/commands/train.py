@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from streams.commands.produce import Pairs, merged
-
-if TYPE_CHECKING:
-    from streams.topics import Topic
+from streams.commands.parameters import SEED, Pairs, merged
+from streams.commands.progress import stages
 
 
 def _common(folder: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -25,7 +22,7 @@ def _common(folder: str) -> Callable[[Callable[..., None]], Callable[..., None]]
             "--file", type=click.Path(dir_okay=False, path_type=Path), help="Events of your own, not simulated ones."
         ),
         click.option(
-            "--seed", type=int, default=7, show_default=True, help="Fixes simulation, first weights and batches."
+            "--seed", type=SEED, default=7, show_default=True, help="Fixes simulation, first weights and batches."
         ),
         click.option("--output", type=path, default=folder, show_default=True, help="Folder of the artifact."),
     )
@@ -77,13 +74,14 @@ def fraud(
     if file is not None and (not labels or payments is not None):
         raise click.UsageError("--file: needs --labels COLUMN, and no --payments")
     from models.training.fraud import train as train_fraud
+    from streams.commands.event_files import read_events
     from streams.topics import TRANSACTIONS
 
     options: dict[str, Any] = {"seed": seed} if payments is None else {"seed": seed, "payments": payments}
     if file is not None:
         names = ("card_id", "terminal_id", "amount")
-        options["columns"] = _own_events(file, TRANSACTIONS, names, merged(columns), label=labels)
-    with _stages() as progress:
+        options["columns"] = read_events(file, TRANSACTIONS, names, merged(columns), label=labels)
+    with stages() as progress:
         metrics = train_fraud(output, progress=progress, **options)
     _report(output, metrics)
 
@@ -100,79 +98,38 @@ def recommender(
     Examples:
       streams train recommender --clicks 300000
       streams train recommender --file clicks.parquet --columns event_time=Time,session_id=SessionId,item_id=ItemId
+      streams train recommender --file sessions.npz
+
+    An .npz holds whole sessions, the oldest first: session k is items[offsets[k]:offsets[k + 1]].
     """
     if file is None and columns:
         raise click.UsageError("--columns: only with --file")
     if file is not None and clicks is not None:
         raise click.UsageError("--file: takes no --clicks")
+    if file is not None and file.suffix == ".npz" and columns:
+        raise click.UsageError("--columns: an .npz has items and offsets")
+    from models.evaluation.sessions import read_sessions
     from models.training.recommender import train as train_recommender
+    from models.training.recommender import train_sessions
+    from streams.commands.event_files import read_events
     from streams.topics import CLICKSTREAM
+
+    if file is not None and file.suffix == ".npz":
+        sessions = read_sessions(file)
+        with stages() as progress:
+            artifact = train_sessions(output, sessions.items, sessions.offsets, seed=seed, progress=progress)
+        _report(output, artifact.manifest["metrics"])
+        return
 
     options: dict[str, Any] = {"seed": seed} if clicks is None else {"seed": seed, "clicks": clicks}
     if file is not None:
         # The kind of a click is not used in training, so a file need not tell it.
         constants = {"event_type": "view"}
         names = ("session_id", "item_id")
-        options["columns"] = _own_events(file, CLICKSTREAM, names, merged(columns), constants=constants)
-    with _stages() as progress:
+        options["columns"] = read_events(file, CLICKSTREAM, names, merged(columns), constants=constants)
+    with stages() as progress:
         metrics = train_recommender(output, progress=progress, **options)
     _report(output, metrics)
-
-
-def _own_events(
-    path: Path,
-    topic: Topic,
-    names: Sequence[str],
-    columns: dict[str, str],
-    *,
-    constants: dict[str, str] | None = None,
-    label: str | None = None,
-) -> dict[str, Any]:
-    """Return columns of a file as training takes them: lists of text, arrays of numbers; no gaps.
-
-    Raises:
-        SourceError: unreadable, a column is missing, or a row lacks a value.
-    """
-    import numpy as np
-
-    from streams.commands.column_files import SourceError
-    from streams.commands.event_files import EventFile
-
-    if not path.is_file():
-        raise SourceError(f"{path}: expected a file, got none")
-    parts = list(EventFile(path, topic, columns=columns, constants=constants, label=label).slices(sort=False))
-    table: dict[str, Any] = {name: [value for part in parts for value in part.fields[name]] for name in names}
-    if label is not None:
-        table["is_fraud"] = [flag for part in parts for flag in part.labels or []]
-    for name, values in table.items():
-        if missing := values.count(None):
-            raise SourceError(f"{path}: expected {name} in each row, got {missing:,} rows without; drop them")
-    for name, dtype in (("amount", np.float64), ("is_fraud", np.bool_)):
-        if name in table:
-            table[name] = np.array(table[name], dtype=dtype)
-    table["event_time"] = np.concatenate([part.event_time for part in parts]) if parts else np.empty(0, np.int64)
-    return table
-
-
-@contextmanager
-def _stages() -> Iterator[Callable[[str, float], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description:<24}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("", total=1.0)
-        yield lambda stage, done: bar.update(task, description=stage, completed=done)
 
 
 def _report(output: Path, metrics: dict[str, float]) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import click
+import msgspec
 import orjson
 
+from streams.commands.decoded import Decoded, printable
+from streams.commands.parameters import FiniteRange
+from streams.events import DeadLetter, Decision, Recommendation
 from streams.settings import load_settings
 from streams.topics import DEAD_LETTERS, DECISIONS, LABELS, RECOMMENDATIONS
 
@@ -20,7 +24,7 @@ ITEMS_SHOWN = 5
 # A decision's contributions sum to its score with these two, which are no features.
 COMPLETING = ("baseline", "other")
 
-Event = dict[str, Any]
+Event = TypeVar("Event", Decision, Recommendation, DeadLetter)
 
 
 def _common(command: Callable[..., None]) -> Callable[..., None]:
@@ -53,7 +57,7 @@ def watch() -> None:
 @watch.command()
 @_common
 @click.option("--decision", type=click.Choice(list(COLOURS)), multiple=True, help="Only these decisions.")
-@click.option("--min-score", type=click.FloatRange(0.0, 1.0), default=0.0, help="Only scores from here on.")
+@click.option("--min-score", type=FiniteRange(0.0, 1.0), default=0.0, help="Only scores from here on.")
 @click.option("--card", help="Only this card_id.")
 @click.option("--summary", is_flag=True, help="Instead of lines: scores by class, of the decisions that are there.")
 @click.option("--labels", metavar="FILE", help="With --summary: labels from a file instead of from transaction-labels.")
@@ -90,14 +94,14 @@ def decisions(
     if labels:
         raise click.UsageError("--labels: only with --summary")
 
-    def matches(event: Event) -> bool:
+    def matches(event: Decision) -> bool:
         return (
-            (not decision or event["decision"] in decision)
-            and event["score"] >= min_score
-            and (card is None or event["card_id"] == card)
+            (not decision or event.decision in decision)
+            and event.score >= min_score
+            and (card is None or event.card_id == card)
         )
 
-    _print(DECISIONS.name, matches, decision_line, follow, from_beginning, limit, as_json)
+    _print(DECISIONS.name, Decision, "decisions", matches, decision_line, follow, from_beginning, limit, as_json)
 
 
 @watch.command()
@@ -112,10 +116,13 @@ def recommendations(follow: bool, from_beginning: bool, limit: int | None, as_js
       streams watch recommendations --limit 10 --json
     """
 
-    def matches(event: Event) -> bool:
-        return session is None or event["session_id"] == session
+    def matches(event: Recommendation) -> bool:
+        return session is None or event.session_id == session
 
-    _print(RECOMMENDATIONS.name, matches, recommendation_line, follow, from_beginning, limit, as_json)
+    _print(
+        RECOMMENDATIONS.name, Recommendation, "recommendations", matches, recommendation_line, follow, from_beginning,
+        limit, as_json,
+    )  # fmt: skip
 
 
 @watch.command("dead-letters")
@@ -133,41 +140,44 @@ def dead_letters(
       streams watch dead-letters --code duplicate-key --no-follow
     """
 
-    def matches(event: Event) -> bool:
-        return code in (None, event["code"]) and topic in (None, event["topic"])
+    def matches(event: DeadLetter) -> bool:
+        return code in (None, event.code) and topic in (None, event.topic)
 
-    _print(DEAD_LETTERS.name, matches, dead_letter_line, follow, from_beginning, limit, as_json)
+    _print(
+        DEAD_LETTERS.name, DeadLetter, "dead letters", matches, dead_letter_line, follow, from_beginning, limit, as_json
+    )
 
 
-def decision_line(event: Event) -> str:
+def decision_line(event: Decision) -> str:
     """Return one coloured line."""
     reasons = "  ".join(strongest_reasons(event))
-    word = click.style(f"{event['decision']:<8}", fg=COLOURS.get(event["decision"]))
+    word = click.style(f"{event.decision:<8}", fg=COLOURS[event.decision])
     return (
-        f"{utc(event['event_time'])}  {word} {event['score']:6.4f}  card {event['card_id']:<12} "
-        f"terminal {event['terminal_id']:<16} {event['amount']:>9.2f}  {event['transaction_id']}  {reasons}"
+        f"{utc(event.event_time)}  {word} {event.score:6.4f}  card {printable(event.card_id):<12} "
+        f"terminal {printable(event.terminal_id):<16} {event.amount:>9.2f}  {printable(event.transaction_id)}  {reasons}"
     ).rstrip()
 
 
-def strongest_reasons(event: Event) -> list[str]:
+def strongest_reasons(event: Decision) -> list[str]:
     """Return the features named in a decision, each with its log-odds, without what completes the sum."""
     return [
-        f"{reason['feature']} {reason['contribution']:+.1f}"
-        for reason in event["reasons"]
-        if reason["feature"] not in COMPLETING
+        f"{printable(reason.feature)} {reason.contribution:+.1f}"
+        for reason in event.reasons
+        if reason.feature not in COMPLETING
     ]
 
 
-def recommendation_line(event: Event) -> str:
+def recommendation_line(event: Recommendation) -> str:
     """Return one line with the best items."""
-    items = "  ".join(f"{item['item_id']} {item['score']:.2f}" for item in event["items"][:ITEMS_SHOWN])
-    return f"{utc(event['event_time'])}  {event['session_id']:<20} {event['strategy']:<10} {items}"
+    items = "  ".join(f"{printable(item.item_id)} {item.score:.2f}" for item in event.items[:ITEMS_SHOWN])
+    return f"{utc(event.event_time)}  {printable(event.session_id):<20} {event.strategy:<10} {items}"
 
 
-def dead_letter_line(event: Event) -> str:
+def dead_letter_line(event: DeadLetter) -> str:
     """Return one line: origin, code, sentence."""
-    origin = f"{event['topic']}[{event['partition']}]@{event['offset']}"
-    return f"{origin:<28} {event['stage']:<8} {click.style(event['code'], fg='red'):<20} {event['message']}"
+    origin = f"{printable(event.topic)}[{event.partition}]@{event.offset}"
+    code = click.style(printable(event.code), fg="red")
+    return f"{origin:<28} {printable(event.stage):<8} {code:<20} {printable(event.message)}"
 
 
 def utc(event_time: int) -> str:
@@ -180,6 +190,8 @@ def utc(event_time: int) -> str:
 
 def _print(
     topic: str,
+    schema: type[Event],
+    kind: str,
     matches: Callable[[Event], bool],
     line: Callable[[Event], str],
     follow: bool,
@@ -190,45 +202,46 @@ def _print(
     from streams.commands.topic_reader import TopicReader
 
     left = limit
+    decoded = Decoded(msgspec.json.Decoder(schema).decode, kind)
     with closing(TopicReader(load_settings(), [topic], from_beginning=from_beginning or not follow)) as reader:
-        for batch in reader.follow() if follow else reader.until_end():
-            for message in batch:
-                value = message.value()
-                if value is None:
-                    continue
-                event = orjson.loads(value)
-                if not matches(event):
-                    continue
-                click.echo(value.decode() if as_json else line(event))
-                if left is not None:
-                    left -= 1
-                    if not left:
-                        return
+        try:
+            for batch in reader.follow() if follow else reader.until_end():
+                for message, event in decoded.of(batch):
+                    if not matches(event):
+                        continue
+                    click.echo((message.value() or b"").decode() if as_json else line(event))
+                    if left is not None:
+                        left -= 1
+                        if not left:
+                            return
+        finally:
+            decoded.report()
 
 
 def _summary(labels: Path | None, label_column: str, id_column: str, as_json: bool) -> None:
-    from streams.commands.score_summary import ScoreSummary, read_labels
+    from streams.commands.score_summary import Labelled, Scored, ScoreSummary, read_labels
     from streams.commands.topic_reader import TopicReader
 
     settings = load_settings()
     started = time.monotonic()
     summary = ScoreSummary()
+    scored = Decoded(msgspec.json.Decoder(Scored).decode, "decisions")
     with closing(TopicReader(settings, [DECISIONS.name], from_beginning=True)) as reader:
         for batch in reader.until_end():
-            summary.add_decisions(_values(batch))
+            summary.add_decisions(decision for _, decision in scored.of(batch))
+    scored.report()
     if labels is not None:
         summary.add_labels(*read_labels(labels, id_column, label_column))
     else:
+        labelled = Decoded(msgspec.json.Decoder(Labelled).decode, "labels")
         with closing(TopicReader(settings, [LABELS.name], from_beginning=True)) as reader:
             for batch in reader.until_end():
-                summary.add_label_records(_values(batch))
+                found = [label for _, label in labelled.of(batch)]
+                summary.add_labels((str(label.transaction_id) for label in found), (label.is_fraud for label in found))
+        labelled.report()
     report = summary.report()
     if as_json:
         click.echo(orjson.dumps(report).decode())
         return
     click.echo(summary.table(report))
     click.echo(f"read in {time.monotonic() - started:.1f} s", err=True)
-
-
-def _values(batch: Iterable[Any]) -> list[bytes]:
-    return [value for message in batch if (value := message.value()) is not None]

@@ -81,7 +81,7 @@ def read_cluster(folder: Path) -> Cluster | None:
         return msgspec.json.decode(path.read_bytes(), type=Cluster)
     except FileNotFoundError:
         return None
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, ValueError, RecursionError) as exc:
         raise KafkaUnavailable(
             f"{path}: expected the record of an embedded Kafka, got {exc}; `streams kafka reset`"
         ) from exc

@@ -18,8 +18,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchResult
-from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, KafkaError
+from aiokafka.errors import CommitFailedError, ConsumerStoppedError, CorruptRecordException, KafkaError
 from aiokafka.protocol.group import LeaveGroupRequest
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
 from mode.services import Service
@@ -322,6 +323,15 @@ class Consumer(driver.Consumer):
         coordinator = self._thread._ensure_consumer()._coordinator
         conf = self.app.conf
         return GroupMember(conf.id, coordinator.generation, coordinator.member_id, conf.consumer_group_instance_id)
+
+    async def claim(self, offsets: Mapping[TP, int], owner: str) -> bool:
+        """Commit offsets with their owner's name as metadata; False where the group has moved on."""
+        claims = {TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(at, owner) for tp, at in offsets.items()}
+        try:
+            await self._thread._ensure_consumer().commit(claims)
+        except CommitFailedError:
+            return False
+        return True
 
     def is_current(self, batch: RecordBatch) -> bool:
         """Tell whether a batch is of the present assignment; the span of another is fetched again."""

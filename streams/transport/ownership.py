@@ -46,7 +46,7 @@ class Ownership:
         self._admin = AdminClient(self._config)
 
     def take(self, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
-        """Close what dead owners left open in `partitions` and return their committed offsets, our id as metadata.
+        """Close what dead owners left open in `partitions` and return their committed offsets.
 
         A partition without a committed offset is returned with offset 0, where a group that starts over reads on.
 
@@ -60,7 +60,7 @@ class Ownership:
             fence(self._config, owner)
             logger.info("%s is not in the group any more: its transactions are ended", owner)
         found = self._offsets(partitions, stable=True)
-        return [TopicPartition(tp.topic, tp.partition, max(0, tp.offset), self._own_id) for tp in found]
+        return [TopicPartition(tp.topic, tp.partition, max(0, tp.offset)) for tp in found]
 
     def _alive(self) -> set[str]:
         try:

@@ -8,7 +8,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -72,6 +72,7 @@ class TransactionalProducer:
         transactional_id: the worker's own; also its client id in the group (`Ownership`).
         ownership: takes partitions over from former owners.
         commit_interval_s: how long outputs may wait for company in a transaction.
+        claim: commits offsets as a member of the group, with our id as metadata; False where the group has moved on.
         committed: called on the loop with the offsets of a transaction, after its deliveries were told.
         fail: called on the loop with the error that must stop the worker.
         loop: the worker's.
@@ -83,6 +84,7 @@ class TransactionalProducer:
         transactional_id: str,
         ownership: Ownership,
         commit_interval_s: float,
+        claim: Callable[[Mapping[TP, int], str], Awaitable[bool]],
         committed: Callable[[Mapping[TP, int]], None],
         fail: Callable[[BaseException], None],
         loop: asyncio.AbstractEventLoop,
@@ -93,7 +95,7 @@ class TransactionalProducer:
         )
         self.partition_counts = self._sender.partition_counts
         self._id, self._ownership, self._interval_s = transactional_id, ownership, commit_interval_s
-        self._committed, self._fail = committed, fail
+        self._claim, self._committed, self._fail = claim, committed, fail
         self._loop = loop
         self._pool = ThreadPoolExecutor(1, "transactions")  # commits and take-overs, one after the other
         self._lock = threading.Lock()  # guards all below
@@ -194,8 +196,7 @@ class TransactionalProducer:
         """Commit the open transaction with these offsets; False where the group has moved on, and it is aborted."""
         client = self._sender.client
         try:
-            if claims:
-                self._repeated(lambda: client.send_offsets_to_transaction(claims, member.metadata(), CALL_S_MAX))
+            self._repeated(lambda: client.send_offsets_to_transaction(claims, member.metadata(), CALL_S_MAX))
             self._repeated(lambda: client.commit_transaction(CALL_S_MAX))
         except KafkaException as exc:
             error: KafkaError = exc.args[0]
@@ -247,13 +248,18 @@ class TransactionalProducer:
 
         Raises:
             KafkaUnavailable: the cluster does not answer.
-            DeliveryFailed: our own transactional id was fenced, or the claim cannot be committed.
+            DeliveryFailed: our own transactional id was fenced.
         """
-        abandoned = await self._in_turn(partial(self._take_over, partitions, member))
+        abandoned, offsets = await self._in_turn(partial(self._take_over, partitions))
         for delivery in abandoned:
             delivery.abandoned()
+        # Our id stands in the offsets before the first output: whoever comes after us knows whom to fence. Not by a
+        # transaction, for one that is left open says nowhere whose it is, and holds the offsets up until the time-out.
+        if not offsets or await self._claim(offsets, self._id):
+            with self._lock:
+                self._member, self._gate_closed = member, False
 
-    def _take_over(self, partitions: Sequence[TP], member: GroupMember) -> Sequence[Delivery]:
+    def _take_over(self, partitions: Sequence[TP]) -> tuple[Sequence[Delivery], Mapping[TP, int]]:
         client = self._sender.client
         with self._lock:
             abandoned = self._open + self._waiting
@@ -263,20 +269,15 @@ class TransactionalProducer:
             if self._begun:
                 self._repeated(lambda: client.abort_transaction(CALL_S_MAX))
                 self._begun = False
-            claims = self._ownership.take([TopicPartition(tp.topic, tp.partition) for tp in partitions])
+            found = self._ownership.take([TopicPartition(tp.topic, tp.partition) for tp in partitions])
             if not self._initialised:
                 self._repeated(lambda: client.init_transactions(CALL_S_MAX))
                 self._initialised = True
-            client.begin_transaction()
         except KafkaException as exc:
             raise DeliveryFailed(
                 f"transactional id {self._id}: no take-over of {len(partitions)} partitions: {exc.args[0].str()}"
             ) from exc
-        # Our id stands in the offsets before the first output: whoever comes after us knows whom to fence.
-        if self._commit_with(claims, member):
-            with self._lock:
-                self._member, self._gate_closed = member, False
-        return abandoned
+        return abandoned, {TP(tp.topic, tp.partition): tp.offset for tp in found}
 
     def close(self, timeout_s: float) -> int:
         """Abort what is open, within the time given, and stop; return how many input batches that leaves undecided.

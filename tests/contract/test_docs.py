@@ -171,7 +171,7 @@ def test_files_named_in_the_design_exist() -> None:
     """The life of a record and the file map name real files."""
     named = set(re.findall(r"`((?:\.\./)?[\w/.]+(?:\.py|\.yaml|/))`", DESIGN.read_text())) - {"streams/app.py"}
     folders = (DESIGN.parent, DESIGN.parent / "kafka", DESIGN.parents[1] / "models" / "features", DESIGN.parents[1])
-    folders += (DESIGN.parents[1] / "models" / "training",)
+    folders += (DESIGN.parents[1] / "models" / "training", DESIGN.parents[1] / "models" / "evaluation")
     assert len(named) > 20
     assert not [name for name in named if not any((folder / name).exists() for folder in folders)]
 

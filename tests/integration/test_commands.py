@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 import psutil
 import pyarrow as pa
@@ -26,6 +27,7 @@ from confluent_kafka.admin import AdminClient
 from streams.codecs import encode_dead_letter
 from streams.commands import main
 from streams.commands.topic_reader import TopicReader
+from streams.events import RankedItem, Recommendation, Timings
 from streams.kafka import EmbeddedKafka
 from streams.settings import load_settings
 
@@ -205,6 +207,18 @@ def test_unconfirmed_record_is_exit_code_1(streams: Callable[..., Result], fresh
     assert len(_records("transactions")) == 2
 
 
+def test_speedup_reached_is_printed(streams: Callable[..., Result], fresh_topics: None, tmp_path: Path) -> None:
+    """The end tells what became of the speed-up, also where the machine cannot do it."""
+    path = _payments(tmp_path / "payments.parquet", 200)
+    for asked in ("600000", "1e12"):
+        result = streams("produce", path, "--columns", MAPPING, "--speedup", asked)
+        assert result.exit_code == 0
+        (line,) = [line for line in result.output.splitlines() if line.startswith("200 records to transactions")]
+        got = float(line.split("speed-up ")[1].split(" of ")[0].replace(",", ""))
+        assert line.endswith(f" of {float(asked):,.1f}")
+        assert 0 < got <= float(asked)
+
+
 def test_simulated_events_reach_both_topics(streams: Callable[..., Result], fresh_topics: None) -> None:
     """The simulator feeds payments, clicks and labels; --limit counts payments and clicks."""
     result = streams("produce", "simulate", "--limit", 1001)
@@ -267,13 +281,43 @@ def test_dead_letters_are_listed_and_replayed_byte_for_byte(
     assert (record.key(), record.value()) == (b"\xff\x00", b"\xfe\xff")
     assert record.headers() == [("replayed-from", b"dead-letters[0]@1")]
     assert streams("dead-letters", "replay", "--limit", 1).exit_code == 0
+    assert "1 would go back" in streams("dead-letters", "replay", "--dry-run").output
     streams("dead-letters", "replay", "--code", "empty")
     assert {(r.key(), r.value()) for r in _records("transactions")} == {
         (b"\xff\x00", b"\xfe\xff"),
         (b"card-1", b'{"broken'),
         (None, None),
     }
-    assert "no dead letter matches" in streams("dead-letters", "replay", "--topic", "clickstream").output
+
+
+def test_dead_letter_goes_back_once(streams: Callable[..., Result], fresh_topics: None, own_kafka: str) -> None:
+    """A second replay sends what has failed since, not what went back before; letters and listings stay as they were."""
+    letters = [_dead_letter(offset, "model-failed", b"card-1", b"%d" % offset) for offset in range(3)]
+    _send(own_kafka, "dead-letters", *letters)
+    assert "3 went back to transactions" in streams("dead-letters", "replay").output
+    for options in ((), ("--dry-run",), ("--limit", 1)):
+        again = streams("dead-letters", "replay", *options)
+        assert (again.exit_code, again.stdout) == (0, "no dead letter matches that has not gone back before\n")
+    _send(own_kafka, "dead-letters", _dead_letter(9, "model-failed", b"card-1", b"1"))  # one of them fails again
+    assert "1 went back to transactions" in streams("dead-letters", "replay").output
+    assert sorted(record.value() for record in _records("transactions")) == [b"0", b"1", b"1", b"2"]
+    listed = streams("dead-letters", "list")
+    assert "4  dead letters" in listed.stdout and listed.stderr == ""
+    watched = streams("watch", "dead-letters", "--no-follow")
+    assert watched.stdout.count("\n") == 4 and watched.stderr == ""
+
+
+def test_letters_of_other_topics_stay_and_the_rest_goes_back(
+    streams: Callable[..., Result], fresh_topics: None, own_kafka: str
+) -> None:
+    """A letter that names a topic of somebody else's sends nothing there, and holds up no other."""
+    letter = _dead_letter(5, "empty", b"card-1", b"")
+    _send(own_kafka, "dead-letters", letter.replace(b'"transactions"', b'"payroll"'), letter)
+    result = streams("dead-letters", "replay")
+    assert result.exit_code == 1
+    assert "1 went back to transactions" in result.stdout
+    assert "1 dead letters came from topics that are not this project's" in result.stderr
+    assert [record.value() for record in _records("transactions")] == [b""]
 
 
 def test_records_of_others_on_dead_letters_are_counted_and_passed_over(
@@ -365,6 +409,36 @@ def test_watch_filters_and_summarises(streams: Callable[..., Result], fresh_topi
     assert {name: row["decisions"] for name, row in report["classes"].items()} == {
         "genuine": 1, "fraud": 1, "unlabelled": 1,
     }  # fmt: skip
+
+
+def test_watch_passes_over_records_of_others(
+    streams: Callable[..., Result], fresh_topics: None, own_kafka: str
+) -> None:
+    """Whoever may write to an output topic cannot end a watch of it; how many records are none is told on stderr."""
+    foreign = [b"", b"hello", b'{"a":1}', b"null", b"\xff", b"[" * 5_000]
+    decision = _decision("a", 0.95, "decline")
+    version, timings = "0" * 64, Timings(0.0, 0.0)
+    slate = msgspec.json.encode(
+        Recommendation("d-1", "e-1", "s-1", [RankedItem("i", 1.0)], "popular", 1.0, "r", version, T0, T0, timings)
+    )
+    letter = _dead_letter(6, "empty", b"card-1", b"")
+    skipped = [decision.replace(b'"score":0.95', b'"score":2'), decision[:-1] + b',"note":"\xff"}']
+    for topic, kind, good, options in (
+        ("fraud-decisions", "decisions", decision, (["--card", "c"], ["--json"], ["--summary"], ["--limit", 1])),
+        ("recommendations", "recommendations", slate, ([], ["--session", "s-1"], ["--json"])),
+        ("dead-letters", "dead letters", letter, ([], ["--code", "empty"], ["--json"])),
+    ):
+        _send(own_kafka, topic, *foreign, *skipped, good)
+        for option in options:
+            result = streams("watch", kind.replace(" ", "-"), "--no-follow", *option)
+            assert result.exit_code == 0
+            assert f"{len(foreign) + len(skipped)} records passed over that are no {kind}, the first " in result.stderr
+            shown = result.stdout.splitlines()
+            assert "1 decisions, 0 repeated" in shown[0] if option == ["--summary"] else len(shown) == 1
+    _send(own_kafka, "transaction-labels", b"hello", b'{"transaction_id":"a","is_fraud":true}')
+    summary = streams("watch", "decisions", "--summary")
+    assert "1 labels" in summary.stdout
+    assert "1 records passed over that are no labels, the first transaction-labels[" in summary.stderr
 
 
 def test_watch_follows_from_now(streams: Callable[..., Result], fresh_topics: None, own_kafka: str) -> None:

@@ -65,8 +65,8 @@ def with_amount(raw: bytes) -> bytes:
 
 BAD: dict[str, tuple[bytes | None, str, str]] = {
     "no value": (None, "null-value", "without a value"),
-    "no bytes": (b"", "empty", "got 0 bytes"),
-    "white space": (b" \n\t ", "empty", "got 4 bytes"),
+    "no bytes": (b"", "empty", "got no bytes"),
+    "white space": (b" \n\t ", "empty", "got white space only, 4 bytes"),
     "over the cap": (with_raw("note", b'"' + b"x" * 65_536 + b'"'), "too-large", "record_bytes_max=65536"),
     "bad UTF-8 in an id": (GOOD.replace(b"card-42", b"card\xff42"), "not-utf8", "0xff"),
     "bad UTF-8 in an unknown field": (with_raw("note", b'"\xc3("'), "not-utf8", "0xc3"),
@@ -85,8 +85,11 @@ BAD: dict[str, tuple[bytes | None, str, str]] = {
     "single quotes": (GOOD.replace(b'"', b"'"), "not-json", "malformed"),
     "trailing comma": (GOOD[:-1] + b",}", "not-json", "trailing comma"),
     "byte order mark": (b"\xef\xbb\xbf" + GOOD, "not-json", "malformed"),
-    "half a surrogate pair": (with_raw("note", b'"\\ud800"'), "not-json", "JSON"),
-    "half a surrogate pair in an id": (GOOD.replace(b"card-42", b"\\udc00"), "not-json", "surrogate"),
+    "half a surrogate pair at the end": (with_raw("note", b'"\\ud800"'), "not-json", "surrogate pair, \\ud800 alone"),
+    "half a surrogate pair": (b'{"note":"\\ud83d",' + GOOD[1:], "not-json", "surrogate pair, \\ud83d alone"),
+    "half a surrogate pair in a key": (GOOD[:-1] + b', "\\uDC00xxxxxxxxxxxx": 1}', "not-json", "pair, \\udc00 alone"),
+    "half a surrogate pair in an id": (GOOD.replace(b"card-42", b"\\udc00"), "not-json", "pair, \\udc00 alone"),
+    "half a surrogate pair, cut": (GOOD[:-1] + b', "note":"\\ud800', "truncated", "complete"),
     "NaN": (payment(amount=float("nan")), "not-finite", "NaN"),
     "Infinity": (payment(amount=float("inf")), "not-finite", "Infinity"),
     "minus Infinity": (payment(amount=float("-inf")), "not-finite", "Infinity"),
@@ -139,8 +142,8 @@ def test_bad_record_is_set_aside_under_its_code(value: bytes | None, code: str, 
 
 
 def test_every_code_of_a_payment_is_met_by_a_kind_of_bad_record() -> None:
-    """No code is listed that nothing produces; unknown-value needs an enum, which payments have none of."""
-    assert {code for _, code, _ in BAD.values()} == REJECTION_CODES.keys() - {"unknown-value"}
+    """No code is listed that nothing produces; unknown-value needs an enum, model-failed a model."""
+    assert {code for _, code, _ in BAD.values()} == REJECTION_CODES.keys() - {"unknown-value", "model-failed"}
 
 
 def test_batch_of_all_bad_kinds_keeps_every_position_once_and_in_order() -> None:
@@ -226,6 +229,7 @@ def test_clicks_decode_to_columns_and_refuse_an_unknown_event_type() -> None:
     assert batch.item_ids == ["item-3"] * 2
     (rejection,) = batch.rejected
     assert (rejection.position, rejection.code) == (1, "unknown-value")
+    assert rejection.message.startswith("event_type: expected view, cart, purchase, got ")
     assert "'hover'" in rejection.message
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
+import msgspec
 import numpy as np
-import orjson
 import pytest
 from confluent_kafka import Message
 from hypothesis import given
@@ -18,32 +18,39 @@ from streams.commands.demo_tally import Latencies, Tally
 from streams.commands.demo_view import DemoView
 from streams.commands.event_files import Slice
 from streams.commands.worker_pool import WorkerEnded, WorkerPool
+from streams.events import DeadLetter, Decision, RankedItem, Reason, Recommendation, Timings
 
 
 class Record:
     """What a consumer hands out, as far as the tally looks at it."""
 
-    def __init__(self, topic: str, fields: dict[str, Any]) -> None:
-        self._topic, self._value = topic, orjson.dumps(fields)
+    def __init__(self, topic: str, value: bytes | None) -> None:
+        self._topic, self._value = topic, value
 
     def topic(self) -> str:
         return self._topic
 
-    def value(self) -> bytes:
+    def value(self) -> bytes | None:
         return self._value
 
+    def partition(self) -> int:
+        return 0
 
-def _decision(name: str, decision: str = "approve") -> Message:
-    reasons = [{"feature": "baseline", "contribution": -5.0}, {"feature": "night", "contribution": 2.0}]
-    fields = {
-        "transaction_id": name,
-        "decision": decision,
-        "score": 0.5,
-        "card_id": "c",
-        "amount": 3.0,
-        "reasons": reasons,
-    }
-    return cast(Message, Record("fraud-decisions", fields))
+    def offset(self) -> int:
+        return 0
+
+
+TIMINGS = Timings(1.0, 1.0)
+
+
+def _record(topic: str, event: Any) -> Message:
+    return cast(Message, Record(topic, msgspec.json.encode(event)))
+
+
+def _decision(name: str, decision: Literal["approve", "decline"] = "approve") -> Message:
+    reasons = [Reason("baseline", -5.0), Reason("night", 2.0)]
+    event = Decision("d", name, "c", "t", 3.0, 0, 0.5, decision, 0.5, reasons, "fraud", "0" * 64, 0, TIMINGS)
+    return _record("fraud-decisions", event)
 
 
 def _payments(*names: str) -> Slice:
@@ -85,6 +92,18 @@ def test_answers_are_matched_by_id() -> None:
     assert p50 == pytest.approx(20.0, abs=0.11)
 
 
+def test_records_of_others_are_passed_over() -> None:
+    """On a cluster of the user's anything may stand in the topics: it neither counts nor ends the demo."""
+    tally = Tally(("tx-", "ev-"))
+    tally.sending("transactions", _payments("tx-a"))
+    foreign = [None, b"", b"hello", b"null", b"[]", b'{"transaction_id":"tx-a"}', b"\xff"]
+    for topic in ("fraud-decisions", "recommendations", "dead-letters"):
+        tally.receive([cast(Message, Record(topic, value)) for value in foreign])
+    assert (tally.pending, tally.repeated, tally.dead_letters, tally.answered.total()) == (1, 0, 0, 0)
+    tally.receive([_decision("tx-a")])
+    assert tally.pending == 0
+
+
 def test_history_has_no_latency() -> None:
     """What was sent before timing began counts as answered, not as late."""
     tally = Tally(("tx-", "ev-"))
@@ -99,16 +118,12 @@ def _view(console: Console, duration_s: float = 60.0) -> DemoView:
     tally = Tally(("tx-", "ev-"))
     tally.sending("transactions", _payments("tx-a", "tx-b"))
     tally.receive([_decision("tx-a", "decline")])
-    slate = {
-        "event_id": "ev-a",
-        "session_id": "s-1",
-        "strategy": "sequence",
-        "items": [{"item_id": "item-5", "score": 1.0}],
-    }
+    items = [RankedItem("item-5", 1.0)]
+    slate = Recommendation("d", "ev-a", "s-1", items, "sequence", 1.0, "recommender", "0" * 64, 0, 0, TIMINGS)
     tally.sending("clickstream", Slice({"event_id": ["ev-a"]}, np.zeros(1, np.int64)))
-    tally.receive([cast(Message, Record("recommendations", slate))])
-    letter = {"topic": "transactions", "partition": 2, "offset": 7, "code": "not-json", "message": "expected JSON"}
-    tally.receive([cast(Message, Record("dead-letters", letter))])
+    tally.receive([_record("recommendations", slate)])
+    letter = DeadLetter("transactions", 2, 7, None, None, "decode", "not-json", "expected JSON")
+    tally.receive([_record("dead-letters", letter)])
     return DemoView(tally, "embedded Kafka", duration_s, console)
 
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from streams.commands.column_files import SourceError
-from streams.commands.score_summary import ScoreSummary, area_under_roc, read_labels
+from streams.commands.score_summary import Scored, ScoreSummary, area_under_roc, read_labels
 
 
-def _decision(name: str, score: float, decision: str = "approve") -> bytes:
-    fields = {"decision_id": f"d-{name}", "transaction_id": name, "score": score, "decision": decision, "more": [1]}
-    fields["model_version"] = "f" * 64
-    return orjson.dumps(fields)
+def _decision(name: str, score: float, decision: Literal["approve", "review", "decline"] = "approve") -> Scored:
+    return Scored(f"d-{name}", name, score, decision, "f" * 64)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=60))
@@ -34,9 +32,7 @@ def test_area_under_roc_equals_the_reference(rows: list[tuple[int, bool]]) -> No
 def test_classes_are_told_apart_by_the_labels() -> None:
     """Each decision is in one class; a repeat counts once and is reported; labels may come in any order."""
     summary = ScoreSummary()
-    summary.add_label_records(
-        [b'{"transaction_id":"a","is_fraud":true}', b"not json", b'{"transaction_id":7,"is_fraud":false}']
-    )
+    summary.add_labels(["a", "7"], [True, False])
     summary.add_decisions([_decision("a", 0.9, "decline"), _decision("7", 0.1), _decision("a", 0.9, "decline")])
     summary.add_decisions([_decision("x", 0.5, "review")])
     report = summary.report()

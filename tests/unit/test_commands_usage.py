@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from streams.commands import main
-from streams.commands.produce import Duration, Pairs
+from streams.commands.parameters import Duration, Pairs
 from streams.commands.watch import dead_letter_line, decision_line, recommendation_line
+from streams.events import DeadLetter, Decision, RankedItem, Reason, Recommendation, Timings
 
 
 @pytest.mark.parametrize(
@@ -28,7 +32,29 @@ from streams.commands.watch import dead_letter_line, decision_line, recommendati
         (["topics", "describe", "nothing"], "nothing"),
         (["train", "fraud", "--labels", "fraud"], "only with --file"),
         (["train", "fraud", "--file", "x.csv"], "needs --labels"),
+        (["train", "recommender", "--file", "x.npz", "--columns", "item_id=a"], "items and offsets"),
         (["demo", "--workers", "0"], "--workers"),
+        (["produce", "."], "'.' is a folder"),
+        *(
+            ([*command, option, value], f"'{option}': expected a finite number, got '{value}'")
+            for *command, option in (
+                ("produce", "simulate", "--rate"),
+                ("produce", "simulate", "--speedup"),
+                ("demo", "--rate"),
+                ("demo", "--duration"),
+                ("bench", "latency", "--rate"),
+                ("bench", "latency", "--warm-up"),
+                ("watch", "decisions", "--min-score"),
+            )
+            for value in ("nan", "NaN")
+        ),
+        (["produce", "simulate", "--speedup", "inf"], "expected a finite number, got 'inf'"),
+        (["produce", "simulate", "--rate", "inf"], "--rate"),
+        (["demo", "--duration", "inf"], "expected a finite number, got 'inf'"),
+        (["produce", "simulate", "--seed", "-1"], "-1 is not in the range"),
+        (["train", "fraud", "--seed", "-1"], "-1 is not in the range"),
+        (["train", "recommender", "--seed", str(2**63)], "is not in the range"),
+        (["demo", "--seed", "-1"], "-1 is not in the range"),
     ],
 )
 def test_wrong_usage_is_told_and_exit_code_2(arguments: list[str], sentence: str) -> None:
@@ -50,6 +76,28 @@ def test_bad_file_is_exit_code_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
+    ("arrays", "sentence"),
+    [
+        (None, "expected an .npz file of number arrays"),
+        ({"items": np.arange(4)}, "offsets"),
+        ({"items": np.array([0.5]), "offsets": np.array([0, 1])}, "items: expected one row of whole numbers"),
+        ({"items": np.arange(4), "offsets": np.array([0, 3])}, "expected a rise from 0 to the 4 items"),
+    ],
+)
+def test_sessions_that_cannot_be_read_are_exit_code_1(tmp_path: Path, arrays: Any, sentence: str) -> None:
+    """A file of sessions that does not fit is named in one line, and nothing is trained."""
+    path = tmp_path / "sessions.npz"
+    if arrays is None:
+        path.write_text("no arrays")
+    else:
+        np.savez(path, **arrays)
+    result = CliRunner().invoke(main, ["train", "recommender", "--file", str(path), "--output", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert sentence in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     ("text", "duration_ms"),
     [("7d", 604_800_000), ("1.5h", 5_400_000), ("90s", 90_000), ("250ms", 250), ("3", 3_000), ("0", 0)],
 )
@@ -63,33 +111,37 @@ def test_pairs_are_split_at_the_first_equals_sign() -> None:
     assert Pairs().convert("a=b, c = d=e", None, None) == {"a": "b", "c": "d=e"}
 
 
+T0 = 1_522_540_831_000
+DECISION = Decision(
+    "d-1", "tx-1", "card-1", "t-1", 12.5, T0, 0.91, "decline", 0.91,
+    [Reason("baseline", -4.0), Reason("night", 2.5)], "fraud", "0" * 64, T0, Timings(1.0, 1.0),
+)  # fmt: skip
+ITEMS = [RankedItem(f"i{k}", 1.0) for k in range(9)]
+SLATE = Recommendation("d-1", "e-1", "s", ITEMS, "popular", 1.0, "r", "0" * 64, 0, T0, Timings(1.0, 1.0))
+LETTER = DeadLetter("transactions", 1, 5, "key", None, "decode", "not-json", "no JSON")
+
+
 def test_lines_of_watch() -> None:
     """Each kind of output has one line for people."""
-    timings = {"queue_ms": 1.0, "inference_ms": 1.0}
-    decision = {
-        "transaction_id": "tx-1", "card_id": "card-1", "terminal_id": "t-1", "amount": 12.5,
-        "event_time": 1_522_540_831_000,
-        "score": 0.91, "decision": "decline", "timings": timings,
-        "reasons": [{"feature": "baseline", "contribution": -4.0}, {"feature": "night", "contribution": 2.5}],
-    }  # fmt: skip
-    line = decision_line(decision)
+    line = decision_line(DECISION)
     for text in ("2018-04-01 00:00:31", "decline", "0.9100", "card-1", "t-1", "12.50", "tx-1", "night +2.5"):
         assert text in line
     assert "baseline" not in line
-    slate = {
-        "event_time": 0,
-        "session_id": "s",
-        "strategy": "popular",
-        "items": [{"item_id": f"i{k}", "score": 1.0} for k in range(9)],
-    }
-    line = recommendation_line(slate)
+    line = recommendation_line(SLATE)
     assert "i0 1.00" in line and "i4" in line and "i5" not in line
-    letter = {
-        "topic": "transactions",
-        "partition": 1,
-        "offset": 5,
-        "stage": "decode",
-        "code": "not-json",
-        "message": "no JSON",
-    }
-    assert "transactions[1]@5" in dead_letter_line(letter)
+    assert "transactions[1]@5" in dead_letter_line(LETTER)
+
+
+def test_lines_of_watch_leave_the_terminal_alone() -> None:
+    """What a record holds cannot colour, clear, reorder or break a line; letters of any language stay."""
+    evil = "a\x1b[2J\n\x9b1m\u202eß漢"
+    shown = "a\\x1b[2J\\n\\x9b1m\\u202eß漢"
+    timings = Timings(1.0, 1.0)
+    lines = (
+        decision_line(Decision("d", evil, evil, evil, 1.0, 0, 0.5, "review", 0.5, [Reason(evil, 1.0)], "f", "", 0, timings)),
+        recommendation_line(Recommendation("d", "e", evil, [RankedItem(evil, 1.0)], "popular", 1.0, "r", "", 0, 0, timings)),
+        dead_letter_line(DeadLetter(evil, 1, 5, None, None, evil, evil, evil)),
+    )  # fmt: skip
+    for line, count in zip(map(click.unstyle, lines), (4, 2, 4), strict=True):
+        assert line.isprintable()
+        assert line.count(shown) == count

@@ -11,10 +11,14 @@ from hypothesis import strategies as st
 from models.errors import StateError
 from models.features.cards import (
     CARD_FEATURES,
+    EVICT_AFTER_MS,
     HORIZON_MS,
     KEPT_MS,
     MEAN_WINDOWS_MS,
+    OUTLIER_RATIO,
+    RECENT_MS,
     SUM_WINDOWS_MS,
+    TYPICAL_MS,
     CardHistory,
 )
 
@@ -60,7 +64,34 @@ class CardOracle:
             row.append(0.0)
         largest = max([*amounts, amount])
         row.append(amount / largest if largest > 0 else 1.0)
-        return row
+        return row + typical([(time, a) for time, a in history if time > t - TYPICAL_MS], t, amount)
+
+
+def typical(history: list[tuple[int, float]], t: int, amount: float) -> list[float]:
+    """The features about what a card usually pays."""
+    centre, spread = amount, amount / 2
+    used = amounts = [a for _, a in history]
+    for _ in range(3 if amounts else 0):
+        if used:
+            centre = math.fsum(used) / len(used)
+            spread = math.sqrt(math.fsum((a - centre) ** 2 for a in used) / len(used))
+        # On the bound to the last digit, a sum's rounding decides; a tolerance would hide a real difference.
+        used = [a for a in amounts if a <= centre + 2 * spread]
+    floor = max(centre, 0.01)
+    recent = [(time, a) for time, a in history if time > t - RECENT_MS]
+    largest = sorted([0.0, 0.0, *(a for _, a in recent)], reverse=True)
+    outliers = [t - time for time, a in recent if a > OUTLIER_RATIO * floor]
+    return [
+        centre,
+        min(amount / floor, 1000.0),
+        min(max((amount - centre) / max(spread, 0.1 * centre + 0.01), -10.0), 50.0),
+        min(amounts[-1] / floor, 1000.0) if amounts else 1.0,
+        min(largest[0] / floor, 1000.0),
+        min(largest[1] / floor, 1000.0),
+        sum(age < RECENT_MS / 2 for age in outliers),
+        len(outliers),
+        min(outliers, default=RECENT_MS) / 3_600_000,
+    ]
 
 
 def update(history: CardHistory, payments: list[Payment]) -> np.ndarray:
@@ -69,7 +100,9 @@ def update(history: CardHistory, payments: list[Payment]) -> np.ndarray:
 
 
 # Steps that land on, just inside and just outside the edges of windows, horizons and evictions, and steps back in time.
-edges = st.sampled_from([0, *SUM_WINDOWS_MS, *MEAN_WINDOWS_MS, KEPT_MS, 2 * HORIZON_MS])
+edges = st.sampled_from(
+    [0, *SUM_WINDOWS_MS, *MEAN_WINDOWS_MS, RECENT_MS // 2, RECENT_MS, TYPICAL_MS, KEPT_MS, EVICT_AFTER_MS]
+)
 steps = st.one_of(
     st.integers(0, 20 * 60_000),
     st.integers(0, 3 * DAY_MS),
@@ -168,20 +201,48 @@ def test_a_payment_does_not_see_later_stamped_ones() -> None:
 
 def test_what_a_card_no_longer_keeps_is_seen_by_no_late_payment() -> None:
     """More than KEPT_MS behind the card's newest, an event is gone by rule, whether or not memory holds it still."""
-    count = CARD_FEATURES.index("card_count_30d")
-    for age, seen in ((KEPT_MS, 1), (KEPT_MS - 1, 2)):
-        stream = [("a", T0, 1.0), ("a", T0 + age, 1.0), ("a", T0 + 20 * DAY_MS, 1.0)]
-        assert update(CardHistory(), stream)[2, count] == seen
+    typical_amount = CARD_FEATURES.index("card_typical_amount")
+    for age, seen in ((KEPT_MS, 3.0), (KEPT_MS - 1, 1.0)):
+        stream = [("a", T0, 1.0), ("a", T0 + age, 1.0), ("a", T0 + 40 * DAY_MS, 3.0)]
+        assert update(CardHistory(), stream)[2, typical_amount] == seen
+
+
+def test_outliers_of_a_theft_do_not_hide_the_next_one() -> None:
+    """After two payments of five times the usual, the usual is what it was and the two are counted."""
+    day = DAY_MS
+    stream = [("a", T0 + k * day, 10.0 + k % 3) for k in range(20)]
+    stream += [("a", T0 + 20 * day, 55.0), ("a", T0 + 29 * day, 50.0), ("a", T0 + 30 * day, 50.0)]
+    row = dict(zip(CARD_FEATURES, update(CardHistory(), stream)[-1], strict=True))
+    assert 10.0 <= row["card_typical_amount"] <= 12.0
+    assert row["card_amount_over_typical"] > 4.0 and row["card_amount_deviation"] > 10.0
+    assert (row["card_outliers_7d"], row["card_outliers_14d"], row["card_hours_since_outlier"]) == (1, 2, 24)
+    assert row["card_largest_14d_over_typical"] > row["card_second_14d_over_typical"] > 4.0
+
+
+def test_a_huge_payment_does_not_hide_a_large_one() -> None:
+    """The second round leaves out what only the first round's outlier made look usual."""
+    stream = [("a", T0 + k * DAY_MS, amount) for k, amount in enumerate([10.0] * 20 + [1000.0, 100.0, 10.0])]
+    assert update(CardHistory(), stream)[-1, CARD_FEATURES.index("card_typical_amount")] == 10.0
+
+
+@pytest.mark.parametrize(("age", "week", "fortnight"), [(7 * DAY_MS, 0, 1), (7 * DAY_MS - 1, 1, 1), (RECENT_MS, 0, 0)])
+def test_outliers_count_in_exact_windows(age: int, week: int, fortnight: int) -> None:
+    """One exactly 7 days old is not of the last 7 days, one exactly 14 days old not of the last 14."""
+    usual = [("a", T0 + k * DAY_MS, 10.0) for k in range(20)]
+    outlier = T0 + 20 * DAY_MS
+    row = update(CardHistory(), [*usual, ("a", outlier, 50.0), ("a", outlier + age, 10.0)])[-1]
+    assert row[CARD_FEATURES.index("card_outliers_7d")] == week
+    assert row[CARD_FEATURES.index("card_outliers_14d")] == fortnight
 
 
 def test_idle_cards_are_evicted_and_told_once() -> None:
-    """A card two horizons behind leaves memory; a snapshot tells its end if an earlier one told of it."""
+    """A card further behind than any payment can see leaves memory; a snapshot tells its end if an earlier one told of it."""
     history = CardHistory()
     update(history, [("a", T0, 1.0), ("b", T0, 1.0)])
     assert dict(history.snapshot(dirty_only=True)).keys() == {b"a", b"b"}
-    update(history, [("c", T0 + 2 * HORIZON_MS, 1.0)])
+    update(history, [("c", T0 + EVICT_AFTER_MS, 1.0)])
     assert [key for key, _ in history.snapshot(dirty_only=True)] == [b"c"]
-    update(history, [("d", T0 + 2 * HORIZON_MS + 1, 1.0), ("e", T0, 1.0)])
+    update(history, [("d", T0 + EVICT_AFTER_MS + 1, 1.0), ("e", T0, 1.0)])
     assert len(history) == 5
     assert {key: payload is None for key, payload in history.snapshot(dirty_only=True)} == {
         b"a": True, b"b": True, b"d": False,
@@ -231,7 +292,7 @@ def test_many_cards_that_come_and_go_reuse_rows_and_blocks() -> None:
     history = CardHistory()
     for generation in range(100):
         cards = [f"{generation}-{c}" for c in range(200)] * 5
-        history.update(cards, np.full(1000, T0 + generation * (2 * HORIZON_MS + 1)), np.ones(1000))
+        history.update(cards, np.full(1000, T0 + generation * (EVICT_AFTER_MS + 1)), np.ones(1000))
         history.snapshot(dirty_only=True)
     assert history._index.row_count == 400 and history._log.times.size <= 8192
 

@@ -52,7 +52,8 @@ payments.warm_up(); sessions.warm_up()
 with event.install_recorder("numba:compile") as recorder:
     made = payments.PaymentFeatures(payments.CardHistory(), payments.TerminalHistory())
     times = np.arange(3) * 1000 + 1_700_000_000_000
-    made.build(["a", "b", "a"], ["x", "y", "x"], times, np.arange(3.0), out=np.empty((3, 30), np.float32))
+    rows = np.empty((3, len(payments.FRAUD_FEATURES)), np.float32)
+    made.build(["a", "b", "a"], ["x", "y", "x"], times, np.arange(3.0), out=rows)
     made.terminals.add(["x", "y", "x"], times, np.array([True, False, True]))
     clicks = sessions.SessionHistory(7)
     clicks.update(["a", "b", "a"], np.arange(3, dtype=np.int32), times)

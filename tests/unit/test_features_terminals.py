@@ -47,6 +47,13 @@ def oracle(labels: list[Label], terminal: str, t: int, granularity_ms: int) -> l
         recent += used * buckets[end][True] / count
         wanted -= used
     row.append(recent)
+    genuine = [end for end, counts in buckets.items() if counts[False]]
+    streak = [end for end in buckets if end > max(genuine, default=-(2**62))]
+    row.append(sum(buckets[end][True] for end in streak))
+    row.append((cutoff - min(streak)) / HOUR_MS if streak else 0.0)
+    row.append((cutoff - max(genuine)) / HOUR_MS if genuine else WINDOWS_MS[-1] / HOUR_MS)
+    row.append(sum(counts.total() for end, counts in buckets.items() if end > max(frauds, default=-(2**62))))
+    row.append(sum(counts[True] for end, counts in buckets.items() if end not in streak))
     return row
 
 
@@ -117,7 +124,7 @@ def test_state_is_a_function_of_the_set_of_labels(
 def test_a_terminal_never_seen_has_no_history_and_takes_no_memory() -> None:
     """Asking about a terminal does not make it known."""
     history = TerminalHistory()
-    assert features(history, [("x", T0)]).tolist() == [[0, 0, 0, 0, 0, 0, 720, 0]]
+    assert features(history, [("x", T0)]).tolist() == [[0, 0, 0, 0, 0, 0, 720, 0, 0, 0, 720, 0, 0]]
     assert len(history) == 0
 
 
@@ -138,6 +145,22 @@ def test_an_hour_with_more_labels_than_wanted_counts_by_its_share() -> None:
     add(history, older + newer)
     moment = T0 + LABEL_DELAY_MS + 2 * HOUR_MS
     assert features(history, [("x", moment)])[0, TERMINAL_FEATURES.index("terminal_recent_frauds")] == 2
+
+
+def test_an_hour_with_a_genuine_label_ends_the_streak_of_frauds() -> None:
+    """Two hours of nothing but fraud are the streak; the mixed hour before them is not, and its fraud came before."""
+    history = TerminalHistory()
+    mixed = [("x", T0 + 1, False), ("x", T0 + 2, True)]
+    frauds = [("x", T0 + HOUR_MS + 1, True), ("x", T0 + HOUR_MS + 2, True), ("x", T0 + 4 * HOUR_MS + 1, True)]
+    add(history, mixed + frauds)
+    row = dict(zip(TERMINAL_FEATURES, features(history, [("x", T0 + LABEL_DELAY_MS + 9 * HOUR_MS)])[0], strict=True))
+    assert (row["terminal_fraud_streak"], row["terminal_streak_hours"]) == (3, 7)
+    assert (row["terminal_hours_since_genuine"], row["terminal_frauds_before_streak"]) == (8, 1)
+    assert row["terminal_labels_since_fraud"] == 0
+    add(history, [("x", T0 + 5 * HOUR_MS + 1, False)])
+    row = dict(zip(TERMINAL_FEATURES, features(history, [("x", T0 + LABEL_DELAY_MS + 9 * HOUR_MS)])[0], strict=True))
+    assert (row["terminal_fraud_streak"], row["terminal_streak_hours"]) == (0, 0)
+    assert (row["terminal_labels_since_fraud"], row["terminal_frauds_before_streak"]) == (1, 4)
 
 
 def test_a_busy_terminal_costs_an_entry_an_hour() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from models.artifacts import (
     MANIFEST_FILE,
     WEIGHTS_FILE,
+    _version,
     default_artifact,
     load_artifact,
     pack_texts,
@@ -31,6 +35,13 @@ def edit(folder, **changes):
     manifest = json.loads((folder / MANIFEST_FILE).read_text())
     manifest.update(changes)
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+
+
+def vouch_for(folder, **changes):
+    """Change the manifest as somebody would who knows how versions are made."""
+    edit(folder, **changes)
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    edit(folder, version=_version(manifest))
 
 
 def test_loaded_artifact_is_the_saved_one(folder):
@@ -79,8 +90,6 @@ def test_one_flipped_bit_in_the_weights_is_refused(folder):
 
 def test_truncated_weights_are_refused_even_with_a_matching_hash(folder):
     """A hash over damaged weights does not make them weights."""
-    import hashlib
-
     data = (folder / WEIGHTS_FILE).read_bytes()[:-4]
     (folder / WEIGHTS_FILE).write_bytes(data)
     edit(folder, weights_sha256=hashlib.sha256(data).hexdigest())
@@ -100,6 +109,84 @@ def test_edited_manifest_is_refused(folder, changes, message):
     """A manifest changed after training is an error that says so."""
     edit(folder, **changes)
     with pytest.raises(ArtifactError, match=message):
+        load_artifact(folder)
+
+
+class Bomb:
+    """Unpickling it makes a file."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize("with_its_hash", [False, True])
+@pytest.mark.parametrize("header", [b"", (8).to_bytes(8, "little")])
+def test_pickle_in_place_of_weights_is_refused_and_not_run(folder, tmp_path, with_its_hash, header):
+    """Loading never executes what it loads, whatever the manifest says of it."""
+    trace = tmp_path / "executed"
+    data = header + pickle.dumps(Bomb(trace))
+    pickle.loads(data[len(header) :])
+    assert trace.exists(), "the bomb is a bomb"
+    trace.unlink()
+    (folder / WEIGHTS_FILE).write_bytes(data)
+    if with_its_hash:
+        vouch_for(folder, weights_sha256=hashlib.sha256(data).hexdigest())
+    with pytest.raises(ArtifactError, match="expected safetensors" if with_its_hash else "expected SHA-256"):
+        load_artifact(folder)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("name", [MANIFEST_FILE, WEIGHTS_FILE])
+def test_file_beyond_its_limit_is_refused(folder, name, monkeypatch):
+    """A file that would fill the memory is refused by its size, whatever is in it."""
+    size = (folder / name).stat().st_size
+    limit = {MANIFEST_FILE: "MANIFEST_BYTES_MAX", WEIGHTS_FILE: "WEIGHTS_BYTES_MAX"}[name]
+    monkeypatch.setattr(f"models.artifacts.{limit}", size)
+    load_artifact(folder)
+    monkeypatch.setattr(f"models.artifacts.{limit}", size - 1)
+    with pytest.raises(ArtifactError, match=f"{name}: expected at most {size - 1} bytes"):
+        load_artifact(folder)
+
+
+@pytest.mark.parametrize("text", ["[" * 60_000, '{"a":' * 10_000, "1" * 60_000])
+def test_manifest_that_exhausts_a_parser_is_refused(folder, text):
+    """Depth and digits without end are errors of the one tree."""
+    (folder / MANIFEST_FILE).write_text(text)
+    with pytest.raises(ArtifactError, match="expected JSON"):
+        load_artifact(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800"])
+def test_manifest_with_what_only_python_calls_json_is_refused(folder, value):
+    """NaN and half a character have no canonical form, and so no version."""
+    edit(folder, seed=value)
+    with pytest.raises(ArtifactError, match="expected standard JSON"):
+        load_artifact(folder)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        {"hidden": [10**9, 10**9]},
+        {"hidden": [10**4_000]},
+        {"hidden": [-1]},
+        {"hidden": [0]},
+        {"hidden": [1] * 1_000},
+        {"hidden": 10**9},
+        {"items": 10**9, "width": 10**9},
+        {"items": True, "width": False},
+        [],
+        "mlp",
+        None,
+    ],
+)
+def test_absurd_sizes_are_refused_before_memory_is_claimed(folder, architecture):
+    """No network is made of sizes that the tensors beside it cannot have."""
+    vouch_for(folder, architecture=architecture)
+    with pytest.raises(ArtifactError, match=r"architecture.*train it again"):
         load_artifact(folder)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from models.artifacts import default_artifact, load_artifact, save_artifact
 from models.errors import ArtifactError, FeatureMismatch, ModelError
@@ -58,22 +61,36 @@ def test_scores_are_probabilities_in_input_order(runner, fresh):
     np.testing.assert_allclose(runner.score(features[order]), scores[order], atol=1e-6)
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_scores_and_reasons_are_bit_equal_in_any_batch(runner, fresh, data):
+    """How records are batched never decides what is decided: any order and any cuts, to the last bit."""
+    rows = data.draw(st.integers(1, 700))
+    features = fresh[1][-rows:]
+    scores, reasons = runner.score(features), runner.reasons(features[:9], 3)
+    order = np.array(data.draw(st.permutations(range(rows))))
+    cuts = sorted(data.draw(st.lists(st.integers(0, rows), max_size=5)))
+    parts = [runner.score(part) for part in np.split(features[order], cuts)]
+    assert np.array_equal(np.concatenate(parts), scores[order])
+    alone = data.draw(st.integers(0, min(rows, 9) - 1))
+    assert runner.reasons(features[alone : alone + 1], 3) == [reasons[alone]]
+
+
 @pytest.mark.parametrize("size", [1, 7, 64, 1000])
-def test_score_does_not_depend_on_the_batch_it_is_in(runner, fresh, size):
-    """How records are batched never decides what is decided."""
-    features = fresh[1][:2000]
+def test_steady_batches_give_bit_equal_scores(runner, fresh, size):
+    """Also with the same size again and again."""
+    features = fresh[1][-2000:]
     parts = [runner.score(features[begin : begin + size]) for begin in range(0, 2000, size)]
-    np.testing.assert_allclose(np.concatenate(parts), runner.score(features), rtol=1e-4, atol=1e-6)
+    assert np.array_equal(np.concatenate(parts), runner.score(features))
 
 
-def test_padded_buckets_give_the_scores_of_the_plain_batch(fresh):
-    """Rows that pad a bucket, and the cut of an oversized batch, leave no trace."""
+def test_chunks_of_another_size_give_nearly_the_same_scores(fresh):
+    """What pads a chunk, and where a batch is cut, leaves no trace."""
     artifact = load_artifact(default_artifact("fraud"))
-    plain, padded = FraudRunner(artifact, "cpu"), FraudRunner(artifact, "cpu", batch_buckets=(8, 32))
-    padded._batches.padded = True
+    plain, small = FraudRunner(artifact, "cpu"), FraudRunner(artifact, "cpu", chunk_rows=8)
     for size in (1, 8, 9, 32, 33, 100):
-        features = fresh[1][:size]
-        np.testing.assert_allclose(padded.score(features), plain.score(features), rtol=1e-4, atol=1e-6)
+        features = fresh[1][-size:]
+        np.testing.assert_allclose(small.score(features), plain.score(features), rtol=1e-4, atol=1e-6)
 
 
 def test_batch_of_1024_is_scored_in_two_milliseconds_of_one_thread(runner, fresh):
@@ -122,8 +139,43 @@ def test_reasons_sum_to_the_log_odds_of_the_score(runner, fresh):
         assert all(len(row) == 2 + min(top, len(REASON_GROUPS)) for row in reasons)
 
 
+def test_reasons_are_close_to_exact_shapley_values(runner, fresh):
+    """Two orders stand for all of them: near what the 256 subsets of groups give, and mostly of one mind on the first."""
+    features = fresh[1]
+    flagged = features[runner.score(features) >= runner.thresholds["review"]][:40]
+    exact = exact_shapley(runner, flagged)
+    got = np.zeros_like(exact)
+    for place, row in enumerate(runner.reasons(flagged, len(REASON_GROUPS))):
+        for name, value in row[1:-1]:
+            got[place, list(REASON_GROUPS).index(name)] = value
+    np.testing.assert_allclose(got.sum(axis=1), exact.sum(axis=1), atol=1e-4)
+    assert np.abs(got - exact).mean() < 0.12 * np.abs(exact).sum(axis=1).mean()
+    assert (got.argmax(axis=1) == exact.argmax(axis=1)).mean() > 0.8
+
+
+def exact_shapley(runner, rows):
+    """Return float64[R, G]: each group's mean change of the log-odds over all orders, by enumeration of the subsets."""
+    groups = [[FRAUD_FEATURES.index(name) for name in group] for group in REASON_GROUPS.values()]
+    count = len(groups)
+    odds = np.empty((len(rows), 1 << count))
+    for subset in range(1 << count):
+        mixed = np.tile(runner._baseline.numpy(), (len(rows), 1))
+        own = [place for group in range(count) if subset >> group & 1 for place in groups[group]]
+        mixed[:, own] = rows[:, own]
+        with torch.inference_mode():
+            odds[:, subset] = runner._model.log_odds(torch.from_numpy(mixed)).numpy()
+    exact = np.zeros((len(rows), count))
+    for subset in range(1 << count):
+        size = subset.bit_count()
+        weight = 1 / (count * math.comb(count - 1, size)) if size < count else 0.0
+        for group in range(count):
+            if not subset >> group & 1:
+                exact[:, group] += weight * (odds[:, subset | 1 << group] - odds[:, subset])
+    return exact
+
+
 def test_reasons_name_what_is_strange_about_a_payment(runner, fresh):
-    """The reason that a person would give is among the first two."""
+    """The reason that a person would give is among the first three, which a decision names by default."""
     payments, features = fresh
     pattern = np.array(payments["pattern"])
     score = runner.score(features)
@@ -136,7 +188,7 @@ def test_reasons_name_what_is_strange_about_a_payment(runner, fresh):
     for name, reason in expected.items():
         caught = features[(pattern == name) & (score >= runner.thresholds["decline"])]
         assert len(caught) >= 5, name
-        named = [reason in dict(row) for row in runner.reasons(caught, 2)]
+        named = [reason in dict(row) for row in runner.reasons(caught, 3)]
         assert np.mean(named) > 0.8, name
 
 
@@ -169,7 +221,7 @@ def test_artifact_trained_on_other_features_is_refused(tmp_path):
 def test_artifact_whose_tensors_do_not_fit_is_refused(tmp_path):
     """A manifest that tells another architecture is an ArtifactError."""
     with pytest.raises(ArtifactError, match="expected tensors that fit"):
-        FraudRunner(altered(tmp_path, architecture={"hidden": [64, 64]}), "cpu")
+        FraudRunner(altered(tmp_path, architecture={"pieces": 4, "hidden": [64, 64]}), "cpu")
 
 
 def test_artifact_of_another_kind_is_refused():

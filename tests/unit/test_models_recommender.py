@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
 from models.artifacts import default_artifact, load_artifact, save_artifact
-from models.errors import ArtifactError
+from models.blending import Blend, NeighbourSettings, PastSessions, largest
+from models.errors import ArtifactError, ModelError
+from models.features.clicks import NewItems
 from models.recommender import RecommenderModel, Vocabulary
-from models.runner import POPULAR, SEQUENCE, RecommenderRunner
-from models.training.recommender import build_examples, measure
+from models.runner import NEIGHBOURS, PARTS, POPULAR, SEQUENCE, RecommenderRunner, left_aligned
+from models.training.recommender import examples_of, hits, sessions_of
 from models.training.simulator import simulate_clicks
 
 
@@ -35,27 +38,51 @@ def runner():
 @pytest.fixture(scope="module")
 def fresh(runner):
     """Sequences and next items of shoppers that no training has seen."""
-    clicks = simulate_clicks(20_000, seed=20_240)
-    index = runner.item_index(clicks["item_id"])
-    sequences, following = build_examples(clicks["session_id"], index, clicks["event_time"])
-    usable = (following >= 0) & (index[following] >= 0) & (sequences >= 0).any(axis=1)
-    return sequences[usable], index[following[usable]]
+    sessions, ids = sessions_of(dict(simulate_clicks(20_000, seed=20_240)))
+    index = runner.item_index(ids)
+    examples = examples_of(sessions)
+    known = np.arange(examples.sequences.shape[1]) < examples.counts[:, None]
+    sequences = np.where(known, index[examples.sequences], -1)
+    targets = index[examples.targets]
+    usable = (targets >= 0) & (sequences >= 0).any(axis=1)
+    sessions, counts = left_aligned(sequences[usable], 20)
+    right = np.full_like(sessions, -1)
+    right[np.arange(20) >= 20 - counts[:, None]] = sessions[np.arange(20) < counts[:, None]]
+    mixed = np.random.default_rng(0).permutation(len(right))
+    return right[mixed], targets[usable][mixed]
+
+
+PAST = ((0, 1), (2, 3), (0, 1, 2))
+
+
+def four_items(tmp_path, weights=(1.0, 1.0, 1.0), **changed):
+    """Save a recommender of four items, untrained; item 2 is the most popular."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = RecommenderModel(4, 8, 2, 5)
+    past = PastSessions(np.concatenate(PAST), np.array([len(session) for session in PAST]), 4)
+    rates = np.array([0.2, 0.1, 0.05, 0.02, 0.01], np.float32)
+    blend = Blend(
+        model.embedding.detach().numpy(), 16.0, past, NeighbourSettings(), rates, np.array([weights] * 3, np.float32)
+    )
+    tensors = {
+        **{name: value.numpy() for name, value in model.state_dict().items()},
+        **Vocabulary(["a", "b", "c", "ö"], np.array([3, 1, 5, 1], np.int64)).tensors(),
+        **blend.tensors(),
+    }
+    manifest = {
+        "kind": "recommender",
+        "name": "tiny",
+        "architecture": {"items": 4, "width": 8, "heads": 2, "length": 5},
+        "neighbours": {},
+    }
+    return save_artifact(tmp_path, {**tensors, **changed}, manifest)
 
 
 @pytest.fixture
 def tiny(tmp_path):
     """A runner of four items, untrained; item 2 is the most popular."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = RecommenderModel(4, 8, 2, 5)
-    vocabulary = Vocabulary(["a", "b", "c", "ö"], np.array([3, 1, 5, 1], np.int64))
-    weights = {name: value.numpy() for name, value in model.state_dict().items()}
-    manifest = {
-        "kind": "recommender",
-        "name": "tiny",
-        "architecture": {"items": 4, "width": 8, "heads": 2, "length": 5},
-    }
-    return RecommenderRunner(save_artifact(tmp_path, {**weights, **vocabulary.tensors()}, manifest), "cpu")
+    return RecommenderRunner(four_items(tmp_path), "cpu")
 
 
 def row(*items, length=20):
@@ -93,7 +120,7 @@ def test_slate_does_not_depend_on_the_batch_it_is_in(runner, fresh, size):
 def test_padded_buckets_give_the_slates_of_the_plain_batch(runner, fresh):
     """Rows that pad a bucket, and the cut of an oversized batch, leave no trace."""
     padded = RecommenderRunner(load_artifact(default_artifact("recommender")), "cpu", batch_buckets=(8, 32))
-    padded._batches.padded = True
+    padded._looking.batches.padded = True
     for size in (1, 8, 9, 33, 70):
         sequences = fresh[0][:size]
         np.testing.assert_allclose(
@@ -107,7 +134,7 @@ def test_unknown_items_are_skipped_and_the_rest_counts(runner, fresh):
     for holed in (row(4, -1, 8, 15), row(-1, 4, 8, 15), row(4, 8, 15, -1), row(4, -1, 8, -1, -1, 15, -1)):
         slates = runner.recommend(holed, 20)
         assert slates.ids == plain.ids
-        assert slates.strategies == [SEQUENCE]
+        assert slates.strategies == plain.strategies
 
 
 def test_order_of_clicks_counts(runner):
@@ -127,7 +154,7 @@ def test_known_and_unknown_sessions_mix_in_a_batch(runner):
     """Each row is answered by its own strategy, in input order."""
     rows = np.concatenate([row(3), row(), row(7, 9), row()])
     slates = runner.recommend(rows, 10)
-    assert slates.strategies == [SEQUENCE, POPULAR, SEQUENCE, POPULAR]
+    assert [strategy == POPULAR for strategy in slates.strategies] == [False, True, False, True]
     for place, alone in enumerate((row(3), row(), row(7, 9), row())):
         assert slates.ids[place] == runner.recommend(alone, 10).ids[0]
 
@@ -141,14 +168,14 @@ def test_slate_ends_where_unseen_items_end(tiny):
     assert np.isfinite(slates.scores).all()
 
 
-def test_one_session_is_answered_in_two_milliseconds_of_one_thread(runner):
+def test_one_session_is_answered_in_five_milliseconds_of_one_thread(runner):
     """The best of twenty runs, in processor time, so that a busy machine does not count."""
     spent_ms = []
     for _ in range(20):
         start = time.thread_time()
         runner.recommend(row(4, 8, 15), 20)
         spent_ms.append(1e3 * (time.thread_time() - start))
-    assert min(spent_ms) < 2
+    assert min(spent_ms) < 5
 
 
 def test_no_sessions_give_no_slates(runner):
@@ -175,7 +202,7 @@ def test_sequences_of_any_length_are_read(runner, length):
 
 def test_recommending_changes_no_weight(runner, fresh):
     """A model is frozen at inference."""
-    model = runner._model
+    model = runner._looking._model
     before = {name: value.clone() for name, value in model.state_dict().items()}
     runner.recommend(fresh[0][:500], 20)
     assert not model.training
@@ -198,19 +225,121 @@ def test_artifact_of_another_kind_is_refused():
 
 
 def test_shipped_weights_foresee_clicks_of_shoppers_they_have_not_seen(runner, fresh):
-    """Quality floors on fresh sessions, far above popularity."""
-    vocabulary = Vocabulary.from_artifact(load_artifact(default_artifact("recommender")))
-    metrics = measure(runner._model, vocabulary.clicks, fresh[0][:6000], fresh[1][:6000])
-    assert metrics["p_at_20"] > 0.65
-    assert metrics["mrr_at_20"] > 0.2
-    assert metrics["p_at_20"] > 5 * metrics["popular_p_at_20"]
+    """Quality floors on fresh sessions; each part is far above popularity, and the blend above each part."""
+    sequences, targets = fresh[0][:6000], fresh[1][:6000]
+    found = {part: hits(runner.rank(sequences, 20, part), targets) for part in PARTS}
+    assert found["blend"].p_at_20 > 0.65
+    assert found["blend"].mrr_at_20 > 0.2
+    for part in ("sequence", "neighbours", "item-item"):
+        assert found["blend"].p_at_20 >= found[part].p_at_20 - 0.005
+        assert found[part].p_at_20 > 5 * found["popularity"].p_at_20
 
 
-def test_slates_hit_as_often_as_the_measure_says(runner, fresh):
-    """The share of next clicks on new items found in served slates is the published one."""
+def test_both_strategies_are_named(runner, fresh):
+    """Past sessions and the network each lead in some slates."""
+    assert set(runner.recommend(fresh[0][:4000], 20).strategies) == {SEQUENCE, NEIGHBOURS}
+
+
+def test_candidates_cost_no_hits(runner, fresh):
+    """Ranking only the network's likeliest items finds as many next clicks as ranking all of them."""
     sequences, targets = fresh[0][:4000], fresh[1][:4000]
-    vocabulary = Vocabulary.from_artifact(load_artifact(default_artifact("recommender")))
-    new = ~(sequences == targets[:, None]).any(axis=1)
-    hit = (runner.recommend(sequences, 20).items == targets[:, None]).any(axis=1)
-    measured = measure(runner._model, vocabulary.clicks, sequences, targets)["unseen_p_at_20"]
-    assert hit[new].mean() == pytest.approx(measured, abs=2e-3)
+    sessions, counts = left_aligned(sequences, 20)
+    vectors, everything = runner._looking.look(sessions, counts, runner.items)
+    assert everything.shape[1] == runner.items
+    exact = runner._blend.rank(sessions, counts, vectors, everything, 20, keep_seen=True)[0]
+    whole, few = hits(exact, targets), hits(runner.rank(sequences, 20), targets)
+    assert few.p_at_20 >= whole.p_at_20 - 0.001
+    assert few.mrr_at_20 >= whole.mrr_at_20 - 0.001
+
+
+def test_seen_items_are_kept_where_they_are_asked_for(runner, fresh):
+    """The literature ranks all items: slates then hold items of the session, and find more next clicks."""
+    sequences, targets = fresh[0][:4000], fresh[1][:4000]
+    kept = runner.recommend(sequences, 20, keep_seen=True).items
+    assert (kept[:, :, None] == sequences[:, None, :]).any()
+    assert hits(kept, targets).p_at_20 > hits(runner.recommend(sequences, 20).items, targets).p_at_20
+
+
+def test_new_items_take_their_place_by_probability(tiny):
+    """Known items share what the new ones leave; slates without new ones stay as they are."""
+    slates = tiny.recommend(np.array([[-1, -1, -1, -1, 0], [-1, -1, -1, 0, 1]], np.int32), 2)
+    both = tiny.with_new(slates, NewItems([[], ["new"]], [[], [0.9]]))
+    assert both.ids[0] == slates.ids[0] and np.array_equal(both.scores[0], slates.scores[0])
+    assert both.ids[1] == ["new", slates.ids[1][0]]
+    np.testing.assert_allclose(both.scores[1], [0.9, 0.1 * slates.scores[1, 0]], rtol=1e-5)
+
+
+def test_unknown_part_is_refused(tiny):
+    """The error lists the parts."""
+    with pytest.raises(ModelError, match="item-item"):
+        tiny.rank(row(0, length=5), 2, "network")
+
+
+def test_past_sessions_vote_for_what_followed(tmp_path):
+    """After b came c: by past sessions alone c is first, and the item before the match comes after it."""
+    runner = RecommenderRunner(four_items(tmp_path, weights=(0.0, 1.0, 0.0)), "cpu")
+    slates = runner.recommend(row(1, length=5), 4)
+    assert slates.ids == [["c", "a"]]
+    assert slates.strategies == [NEIGHBOURS]
+    np.testing.assert_allclose(slates.scores[0, :2].sum(), 1.0, rtol=1e-5)
+
+
+def test_votes_are_those_of_a_plain_count():
+    """The compiled loop gives the scores of a direct reading of the rules, whatever the session."""
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(1, 9, 300)
+    past = PastSessions(rng.integers(0, 40, lengths.sum()), lengths, 40)
+    settings = NeighbourSettings(matches=10_000, window=3)
+    embedding = np.eye(40, 8, dtype=np.float32)
+    weights = np.array([[0, 1, 0]] * 3, np.float32)
+    blend = Blend(embedding, 1.0, past, settings, np.zeros(20, np.float32), weights)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    sessions = [past.clicks[begin:end].tolist() for begin, end in pairwise(starts)]
+    clicked = np.bincount(past.clicks, minlength=40)
+    for _ in range(20):
+        query = rng.integers(0, 40, int(rng.integers(1, 7))).tolist()
+        latest = {item: lag for lag, item in reversed(list(enumerate(query[::-1])))}
+        votes = np.zeros(40)
+        for number, items in enumerate(sessions):
+            compared = sum(
+                settings.compared_decay**lag * np.log(300 / (1 + clicked[item])) ** settings.rarity
+                for item, lag in latest.items()
+                if item in items
+            )
+            worth = compared * np.exp(-settings.age * (300 - number) / 300) * len(items) ** settings.session_length
+            for item, lag in latest.items():
+                gain = worth * settings.voting_decay**lag * clicked[item] ** -settings.evidence if lag < 5 else 0.0
+                for place in (place for place, other in enumerate(items) if other == item and gain):
+                    for other in range(max(0, place - 3), min(len(items), place + 4)):
+                        ahead = other - place
+                        if ahead > 0:
+                            votes[items[other]] += gain * settings.ahead ** (ahead - 1)
+                        elif ahead < 0:
+                            votes[items[other]] += gain * settings.behind * settings.behind_decay ** (-ahead - 1)
+        votes *= clicked**-settings.popularity
+        row_of_query = np.array([query + [0] * (20 - len(query))], np.int32)
+        items, scores, _ = blend.rank(
+            row_of_query, np.array([len(query)], np.int32), np.zeros((1, 8), np.float32),
+            np.zeros((1, 1), np.int32), 40, keep_seen=True,
+        )  # fmt: skip
+        found = np.zeros(40)
+        found[items[0][items[0] >= 0]] = scores[0][items[0] >= 0]
+        np.testing.assert_allclose(found, votes / votes.sum(), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("items", [1, 63, 64, 65, 500, 20_000])
+@pytest.mark.parametrize("distinct", [3, 1_000_000])
+def test_largest_are_those_of_a_sort(items, distinct):
+    """Block maxima never hide an item, with many equal logits too; of equals the first come."""
+    logits = np.random.default_rng(items).integers(0, distinct, (5, items)).astype(np.float32)
+    count = min(items, 128)
+    out = np.empty((5, count), np.int32)
+    largest(logits, count, out)
+    expected = np.argsort(-logits, axis=1, kind="stable")[:, :count]
+    assert np.array_equal(np.sort(out, axis=1), np.sort(expected, axis=1))
+
+
+def test_past_sessions_that_do_not_fit_are_refused(tmp_path):
+    """Clicks on items beyond the vocabulary would read other memory."""
+    with pytest.raises(ArtifactError, match="past clicks"):
+        RecommenderRunner(four_items(tmp_path, **{"past.clicks": np.array([0, 1, 2, 3, 0, 1, 9], np.uint16)}), "cpu")

@@ -8,10 +8,12 @@ import torch
 
 from models.artifacts import load_artifact
 from models.errors import TrainingDataError
-from models.features.payments import FRAUD_FEATURES
+from models.features.cards import CardHistory
+from models.features.payments import FRAUD_FEATURES, PaymentFeatures, replay
+from models.features.terminals import TerminalHistory
 from models.fraud import FraudModel
 from models.runner import FraudRunner, RecommenderRunner
-from models.training import fraud, recommender
+from models.training import fraud, recommender, sequence
 from models.training.reproducible import reproducible
 from models.training.simulator import DAY_MS, simulate_clicks, simulate_payments
 
@@ -108,6 +110,44 @@ def test_payments_that_teach_nothing_are_refused(tmp_path, payments):
             fraud.train(tmp_path, columns=columns)
 
 
+@pytest.fixture(scope="module")
+def replayed(payments):
+    """The payments in order and their features."""
+    table = fraud.ordered(payments)
+    return table, replay(PaymentFeatures(CardHistory(), TerminalHistory()), table)
+
+
+def test_training_until_a_moment_looks_at_nothing_later(tmp_path, replayed):
+    """Other labels, amounts and features from the moment on give the same artifact; one label before it, another."""
+    table, features = replayed
+    moment = int(table["event_time"][0]) + 80 * DAY_MS
+    known = int(np.searchsorted(table["event_time"], moment))
+    assert 0 < known < len(features)
+    artifact = fraud.train_until(tmp_path / "a", table, features, moment)
+    assert FraudRunner(artifact, "cpu").score(features[known:]).std() > 0
+    assert set(artifact.section("split")) == {"train", "validation"}
+    later = np.arange(len(features)) >= known
+    changed = {**table, "is_fraud": np.where(later, ~table["is_fraud"], table["is_fraud"])}
+    blind = np.where(later[:, None], np.float32(1e6), features)
+    assert fraud.train_until(tmp_path / "b", changed, blind, moment).version == artifact.version
+    changed["is_fraud"][known - 1] ^= True
+    assert fraud.train_until(tmp_path / "c", changed, features, moment).version != artifact.version
+
+
+def test_a_moment_before_which_nothing_can_be_learned_is_refused(tmp_path, replayed):
+    """The error names the part that lacks frauds, or says that the time is too short."""
+    table, features = replayed
+    first = int(table["event_time"][0])
+    genuine = {**table, "is_fraud": np.zeros_like(table["is_fraud"])}
+    for columns, moment, message in (
+        (table, first, "expected payments, got none"),
+        (table, first + 5 * DAY_MS, "over a longer time"),
+        (genuine, first + 80 * DAY_MS, "got 0 frauds"),
+    ):
+        with pytest.raises(TrainingDataError, match=message):
+            fraud.train_until(tmp_path, columns, features, moment)
+
+
 def test_recommender_training_is_repeatable_and_its_artifact_runs(tmp_path, clicks):
     """One seed, one version, and better than popularity after seconds."""
     first = recommender.train(tmp_path / "a", columns=clicks)
@@ -122,27 +162,73 @@ def test_recommender_training_is_repeatable_and_its_artifact_runs(tmp_path, clic
 
 
 def test_examples_hold_what_a_worker_knew_and_the_next_click(clicks):
-    """Sequences end with the click itself and never with what came after; targets are the session's next click."""
-    names = sorted(set(clicks["item_id"]))
-    index = np.array([names.index(item) for item in clicks["item_id"]], np.int32)
-    sequences, following = recommender.build_examples(clicks["session_id"], index, clicks["event_time"])
-    by_session: dict[str, list[int]] = {}
-    for place, session in enumerate(clicks["session_id"]):
-        by_session.setdefault(session, []).append(place)
-    for places in by_session.values():
-        items = [int(index[place]) for place in places]
-        for step, place in enumerate(places):
-            known = [item for item in sequences[place].tolist() if item >= 0]
-            assert known == items[max(0, step + 1 - recommender.LENGTH) : step + 1]
-            assert following[place] == (places[step + 1] if step + 1 < len(places) else -1)
+    """Each click that another of its session follows is an example: it and those before it, and the next."""
+    sessions, ids = recommender.sessions_of(clicks)
+    examples = recommender.examples_of(sessions)
+    by_session: dict[str, list[str]] = {}
+    for session, item in zip(clicks["session_id"], clicks["item_id"], strict=True):
+        by_session.setdefault(session, []).append(item)
+    expected = {
+        (tuple(items[max(0, step - recommender.LENGTH) : step]), items[step])
+        for items in by_session.values()
+        for step in range(1, len(items))
+    }
+    found = {
+        (tuple(ids[item] for item in sequence[:count]), ids[target])
+        for sequence, count, target in zip(*(part.tolist() for part in examples), strict=True)
+    }
+    assert found == expected
+    assert len(examples.targets) == sum(len(items) - 1 for items in by_session.values())
 
 
-def test_examples_do_not_depend_on_the_batches_they_are_built_in(clicks):
-    """Batching changes nothing but speed."""
-    index = np.arange(len(clicks["item_id"]), dtype=np.int32) % 200
-    whole = recommender.build_examples(clicks["session_id"], index, clicks["event_time"])
-    parts = recommender.build_examples(clicks["session_id"], index, clicks["event_time"], batch_records=37)
-    assert np.array_equal(whole[0], parts[0]) and np.array_equal(whole[1], parts[1])
+def test_session_silent_for_longer_than_a_worker_remembers_is_two():
+    """Training cuts sessions where a worker starts them anew, and orders them by their last clicks."""
+    columns = {
+        "session_id": ["s", "t", "s", "s"],
+        "item_id": ["a", "b", "c", "d"],
+        "event_time": np.array([0, 5, 1, 1 + DAY_MS + 1]),
+    }
+    sessions, ids = recommender.sessions_of(columns)
+    assert [ids[item] for item in sessions.items] == ["a", "c", "b", "d"]
+    assert sessions.offsets.tolist() == [0, 2, 3, 4]
+
+
+def test_repeat_rates_are_by_the_clicks_since_the_item():
+    """An item clicked twice counts by its later click only."""
+    examples = recommender.examples_of(recommender.Sessions(np.array([0, 1, 0, 0], np.int32), np.array([0, 4])))
+    rates = recommender.repeat_rates(examples)
+    assert rates[:3].tolist() == [pytest.approx(1 / 3), 0.5, 0.0]
+
+
+@pytest.mark.parametrize("length", [2, 5, 20, 21, 22, 35, 70])
+def test_windows_hold_every_example_once_with_enough_before_it(length):
+    """However long the session, each next click is learned once, from all or at least CONTEXT clicks before it."""
+    windows = sequence.Windows(np.arange(length), np.array([0, length]))
+    learned = {}
+    for clicks, asked, targets in windows.batches(np.random.default_rng(0)):
+        for (row, place), target in zip(np.argwhere(asked), targets.tolist(), strict=True):
+            assert clicks[row, : place + 1].tolist() == list(range(target - 1 - place, target))
+            assert target not in learned
+            learned[target] = place + 1
+    assert sorted(learned) == list(range(1, length))
+    assert all(context >= min(target, sequence.CONTEXT) for target, context in learned.items())
+
+
+def test_sessions_are_trained_on_whole(tmp_path, clicks):
+    """Integers become the ids of the artifact, and one seed gives one version."""
+    sessions, _ = recommender.sessions_of(clicks)
+    artifact = recommender.train_sessions(tmp_path, sessions.items + 7, sessions.offsets)
+    runner = RecommenderRunner(artifact, "cpu")
+    assert runner.item_index([str(int(sessions.items[0]) + 7), "0"]).tolist() == [sessions.items[0], -1]
+    for metric in ("p_at_20", "sequence_p_at_20", "neighbours_mrr_at_20", "item-item_p_at_20", "popularity_p_at_20"):
+        assert 0 <= artifact.manifest["metrics"][metric] <= 1
+
+
+@pytest.mark.parametrize("offsets", [[0], [0, 2], [1, 3], [0, 2, 1, 3]])
+def test_offsets_that_do_not_fit_are_refused(tmp_path, offsets):
+    """Sessions cut at wrong places would teach what nobody clicked."""
+    with pytest.raises(TrainingDataError, match="offsets"):
+        recommender.train_sessions(tmp_path, np.array([1, 2, 3], np.int32), np.array(offsets))
 
 
 @pytest.mark.parametrize("name", recommender.COLUMNS)
@@ -158,7 +244,7 @@ def test_clicks_that_teach_nothing_are_refused(tmp_path, clicks):
     for columns, message in (
         ({name: column[:0] for name, column in clicks.items()}, "got none"),
         ({**clicks, "item_id": clicks["item_id"][:-1]}, "expected one length"),
-        (lonely, "two or more known items"),
+        (lonely, "two or more items"),
     ):
         with pytest.raises(TrainingDataError, match=message):
             recommender.train(tmp_path, columns=columns)
@@ -169,10 +255,10 @@ def test_calibration_finds_the_line_that_makes_scores_probabilities():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(40_000, 3)).astype(np.float32)
     with reproducible(0):
-        model = FraudModel(3, (16,))
+        model = FraudModel.untrained(features, (16,))
     rows = torch.from_numpy(features)
     with torch.no_grad():
-        raw = model.raw_log_odds(model.standardise(rows)).numpy()
+        raw = model.raw_log_odds(model.encode(rows)).numpy()
     steepness = 2.0 / raw.std()
     truth = 1 / (1 + np.exp(-(steepness * (raw - raw.mean()) - 1.0)))
     fraud._calibrate(model, features, rng.random(len(truth)) < truth)

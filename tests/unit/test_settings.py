@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from streams.errors import SettingsError
-from streams.settings import _RANGES, Settings, load_settings
+from streams.settings import _RANGES, FILE_BYTES_MAX, Settings, load_settings
 
 # What must be set beside a key at its lowest and highest, so that only its range is tested.
 COMPANIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -78,7 +78,9 @@ def test_every_number_has_a_range() -> None:
             SASL | {"security_protocol": "SASL_PLAINTEXT", "ssl_key_password": "x"},
             ("ssl_key_password", "security_protocol=SASL_PLAINTEXT", "use SSL or SASL_SSL"),
         ),
-        ({"application_id": " "}, ("application_id is empty", "name the consumer group")),
+        ({"application_id": " "}, ("application_id=", "topics and transactional ids begin with it")),
+        ({"http_port": 65_535, "worker_slot": 5}, ("http_port=65535", "worker_slot=5", "lower http_port")),
+        ({"ssl_ca_location": "ca.pem"}, ("ssl_ca_location", "security_protocol=PLAINTEXT", "use SSL or SASL_SSL")),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -147,10 +149,17 @@ def test_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     assert refusal(path=file).startswith(f"{file}: cannot be read")
     file.write_text("top_k = \n")
     assert refusal(path=file).startswith(f"{file}: expected TOML")
+    for text in ("a = " + "[" * 60_000, "top_k = " + "1" * 60_000, "\udcff"):
+        file.write_text(text, errors="surrogateescape")
+        assert refusal(path=file).startswith(f"{file}: expected TOML")
+    file.write_text('state_dir = "a\\u0000b"\n')
+    assert refusal(path=file) == f"{file}: state_dir: expected text without NUL characters, got one; remove it"
+    file.write_text("#" * (FILE_BYTES_MAX + 1))
+    assert refusal(path=file).startswith(f"{file}: expected at most {FILE_BYTES_MAX} bytes")
     file.write_text('top_k = "5"\n')
     assert refusal(path=file) == f"{file}: top_k: expected int, got '5'"
     file.write_text("application_id = ' '\n")
-    assert refusal(path=file).startswith(f"{file}: application_id is empty")
+    assert refusal(path=file).startswith(f"{file}: application_id=")
 
 
 def test_secrets_are_in_no_repr_and_no_error(tmp_path: Path) -> None:
@@ -193,3 +202,9 @@ def test_slot_names_the_group_instance() -> None:
     """Static membership needs a slot; without one the worker is an ordinary member."""
     assert load_settings(env={}).group_instance_id is None
     assert load_settings(env={}, worker_slot=3, application_id="mine").group_instance_id == "mine-3"
+
+
+def test_variable_that_is_no_setting_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """A misspelt variable is not read, and a warning says so with the key that is close."""
+    assert load_settings(env={"STREAMS_TOPK": "5"}).top_k == Settings().top_k
+    assert "STREAMS_TOPK" in caplog.text and "did you mean STREAMS_TOP_K?" in caplog.text

@@ -1,0 +1,454 @@
+"""Three rankings of the next click in one: the network's, that of similar past sessions, and the session's own items.
+
+Each part gives a probability over few items; the blend is their weighted sum, by weights that validation chose for
+short, middle and long sessions. All of it is one compiled loop over the rows: a row's result depends on no other row.
+"""
+
+# mypy: allow-untyped-defs
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from models.artifacts import Artifact
+from models.errors import ArtifactError
+
+Float32 = NDArray[np.float32]
+Int32 = NDArray[np.int32]
+
+# Sessions of 1, of 2 to 4, and of 5 clicks and more have weights of their own.
+LONGER_THAN: Final = (1, 4)
+SEQUENCE, NEIGHBOURS, REPEATS = range(3)
+BLOCK: Final = 64  # items whose largest score stands for them; a cache line of block maxima covers 1,024 items
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile with sums that may be reordered, which lets them use whole vectors; cached like the feature kernels."""
+    try:
+        return cast(Callable[..., Any], njit(cache=True, nogil=True, error_model="numpy", fastmath=True)(function))
+    except RuntimeError:
+        return cast(Callable[..., Any], njit(nogil=True, error_model="numpy", fastmath=True)(function))
+
+
+@dataclass(frozen=True)
+class NeighbourSettings:
+    """How past sessions vote. A click of the session finds past clicks on the same item: its matches.
+
+    Attributes:
+        matches: Latest matches that are read of each item; bounds the time of a row.
+        compared: Latest items of the session by which past sessions are compared with it.
+        voting: Latest items of the session whose matches vote.
+        compared_decay: Weight of an item in the comparison, per click that is later.
+        voting_decay: Weight of an item's votes, per click that is later.
+        rarity: Power of log(sessions / clicks of the item) in the comparison.
+        similarity: Power of the past session's similarity in its votes.
+        age: Votes fall by exp(-age) from the newest past session to the oldest.
+        session_length: Power of the past session's length in its votes.
+        ahead: Weight of an item per click that it lies further after the match.
+        behind: Weight of the item just before the match.
+        behind_decay: Weight of an item per click that it lies further before the match.
+        window: Clicks around the match that get votes.
+        evidence: Power of the number of an item's matches by which its votes are divided.
+        popularity: Power of an item's clicks by which the votes for it are divided.
+
+    Source:
+        Decays in the session, by age and around the match as STAN, Garg et al. (2019); rarity as VSKNN, Ludewig and
+        Jannach (2018).
+    """
+
+    matches: int = 200
+    compared: int = 10
+    voting: int = 5
+    compared_decay: float = 0.85
+    voting_decay: float = 0.7
+    rarity: float = 2.0
+    similarity: float = 1.0
+    age: float = 1.0
+    session_length: float = -0.25
+    ahead: float = 0.5
+    behind: float = 0.5
+    behind_decay: float = 0.7
+    window: int = 8
+    evidence: float = 0.3
+    popularity: float = 0.15
+
+
+class PastSessions:
+    """Past sessions, found by their items.
+
+    Args:
+        clicks: Integer[C] item indices, session after session, the oldest session first.
+        lengths: Integer[S] clicks of each session; their sum is C.
+        items: Size of the vocabulary (N).
+    """
+
+    TENSORS: Final = ("past.clicks", "past.lengths")
+
+    def __init__(self, clicks: NDArray[Any], lengths: NDArray[Any], items: int) -> None:
+        self.items = items
+        self.clicks = np.ascontiguousarray(clicks, np.int32)
+        self.lengths = np.ascontiguousarray(lengths, np.int32)
+        self.ends = np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
+        self.session = np.repeat(np.arange(len(lengths), dtype=np.int32), self.lengths)
+        counts = np.bincount(self.clicks, minlength=items)
+        self.starts = np.concatenate([[0], np.cumsum(counts)])
+        # Matches of an item: the newest session first, in a session the oldest click first.
+        self.matches = np.lexsort((-self.session, self.clicks)).astype(np.int32)
+
+    @classmethod
+    def from_artifact(cls, artifact: Artifact) -> PastSessions:
+        """Read the past sessions of an artifact.
+
+        Raises:
+            ArtifactError: they are absent or do not fit each other or the vocabulary.
+        """
+        items = int(artifact.section("architecture")["items"])
+        try:
+            clicks, lengths = (artifact.tensors[name] for name in cls.TENSORS)
+        except KeyError as error:
+            raise ArtifactError(f"{artifact.folder}: expected tensor {error}, got none; train it again") from error
+        if int(lengths.sum()) != len(clicks) or (len(clicks) and int(clicks.max()) >= items):
+            raise ArtifactError(
+                f"{artifact.folder}: expected {int(lengths.sum())} past clicks on {items} items, got {len(clicks)} up "
+                f"to item {int(clicks.max())}; train it again"
+            )
+        return cls(clicks, lengths, items)
+
+    def latest(self, clicks_max: int) -> PastSessions:
+        """Return the newest sessions that have no more clicks together."""
+        first = int(np.searchsorted(self.ends, self.ends[-1] - clicks_max))
+        return PastSessions(self.clicks[self.ends[first] :], self.lengths[first:], self.items)
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Return what goes into the artifact, in the smallest integers that hold it."""
+        dtype = np.uint16 if self.items <= 1 << 16 else np.int32
+        return dict(zip(self.TENSORS, (self.clicks.astype(dtype), self.lengths.astype(np.uint16)), strict=True))
+
+
+class Blend:
+    """Ranks the items of few candidates by the network, by past sessions and by the session itself.
+
+    Args:
+        embedding: float32[N, D] unit vectors of the items.
+        scale: The network's logits are cosines times this.
+        past: Past sessions.
+        settings: How they vote.
+        repeats: float32[T] probability that the next click is on the item last clicked so many clicks ago.
+        weights: float32[3, 3] of the parts SEQUENCE, NEIGHBOURS, REPEATS in columns, for sessions of one click, of a
+            few, of many in rows.
+    """
+
+    TENSORS: Final = ("blend.repeats", "blend.weights")
+
+    def __init__(
+        self,
+        embedding: Float32,
+        scale: float | np.float32,
+        past: PastSessions,
+        settings: NeighbourSettings,
+        repeats: Float32,
+        weights: Float32,
+    ) -> None:
+        self.embedding, self.scale, self.past = embedding, np.float32(scale), past
+        self.repeats, self.weights = repeats, weights
+        self.settings = settings
+
+    @classmethod
+    def from_artifact(cls, artifact: Artifact, embedding: Float32, log_scale: float) -> Blend:
+        """Return the blend of an artifact, around its network's item vectors and scale.
+
+        Raises:
+            ArtifactError: past sessions, settings or weights are absent or do not fit.
+        """
+        try:
+            settings = NeighbourSettings(**artifact.section("neighbours"))
+            repeats, weights = (artifact.tensors[name] for name in cls.TENSORS)
+        except (KeyError, TypeError) as error:
+            raise ArtifactError(
+                f"{artifact.folder}: expected the blend's settings and tensors, got {error}; train it again"
+            ) from error
+        return cls(
+            embedding, float(np.exp(log_scale)), PastSessions.from_artifact(artifact), settings, repeats, weights
+        )
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Return what goes into the artifact beside the network."""
+        own = dict(zip(self.TENSORS, (self.repeats, self.weights), strict=True))
+        return {**own, **self.past.tensors()}
+
+    def of_part(self, part: str) -> Blend:
+        """Return the same with one part alone: "sequence", "neighbours" or "item-item"."""
+        weights = np.zeros_like(self.weights)
+        weights[:, SEQUENCE if part == "sequence" else NEIGHBOURS] = 1.0
+        last_click = {"compared": 1, "voting": 1} if part == "item-item" else {}
+        return Blend(self.embedding, self.scale, self.past, replace(self.settings, **last_click), self.repeats, weights)
+
+    @property
+    def settings(self) -> NeighbourSettings:
+        """How past sessions vote."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: NeighbourSettings) -> None:
+        past = self.past
+        self._settings = settings
+        sessions = max(1, len(past.lengths))
+        votes = np.exp(-settings.age * np.arange(sessions, 0, -1) / sessions)[: len(past.lengths)]
+        votes = votes * np.maximum(past.lengths, 1.0) ** settings.session_length
+        counts = np.diff(past.starts)
+        self._session_votes = votes.astype(np.float32)
+        rarity = np.log(np.maximum(sessions / (1.0 + counts), 1.0 + 1e-6)) ** settings.rarity
+        self._item_rarity = rarity.astype(np.float32)
+        self._item_votes = (np.clip(counts, 1, settings.matches) ** -settings.evidence).astype(np.float32)
+        self._item_share = (np.maximum(counts, 1.0) ** -settings.popularity).astype(np.float32)
+        distance = np.arange(settings.window)
+        before = settings.behind * settings.behind_decay ** distance[::-1]
+        self._around = np.concatenate([before, [0.0], settings.ahead**distance]).astype(np.float32)
+
+    def rank(
+        self,
+        sequences: Int32,
+        counts: Int32,
+        vectors: Float32,
+        candidates: Int32,
+        k: int,
+        *,
+        keep_seen: bool,
+        weights: Float32 | None = None,
+    ) -> tuple[Int32, Float32, Float32]:
+        """Return the best items of each session.
+
+        Args:
+            sequences: int32[B, T] item indices, the oldest click first.
+            counts: int32[B] clicks of each session, >= 1.
+            vectors: float32[B, D] session vectors.
+            candidates: int32[B, M] the items that the network is asked about: those with the largest logits.
+            k: Items wanted.
+            keep_seen: Whether the session's own items may be among them.
+            weights: float32[3, 3] in place of the blend's own.
+
+        Returns:
+            int32[B, K] items, best first, -1 where there is none, equal ones by index; float32[B, K] probabilities among
+            the items that may be named; float32[B, 2] the probability that SEQUENCE and NEIGHBOURS gave to the items
+            named.
+        """
+        rows, past, settings = len(sequences), self.past, self._settings
+        items = np.full((rows, k), -1, np.int32)
+        scores = np.zeros((rows, k), np.float32)
+        shares = np.zeros((rows, 2), np.float32)
+        blend_rows(
+            sequences, counts, vectors, candidates, self.embedding, self.scale,
+            past.clicks, past.ends, past.session, past.matches, past.starts,
+            self._session_votes, self._item_rarity, self._item_votes, self._item_share, self._around,
+            settings.matches, settings.compared, settings.voting,
+            np.float32(settings.compared_decay), np.float32(settings.voting_decay), np.float32(settings.similarity),
+            self.repeats, self.weights if weights is None else weights, keep_seen, items, scores, shares,
+        )  # fmt: skip
+        return items, scores, shares
+
+
+@compiled
+def largest(logits, count, out):
+    """Write each row's `count` items with the largest logits, in any order; of equals at the end, those of low index.
+
+    The `count`-th largest block maximum is a floor: as many items reach it, and blocks below it need no look.
+
+    Args:
+        logits: float32[B, N].
+        count: 1 <= count <= N.
+        out: int32[B, count].
+    """
+    rows, items = logits.shape
+    blocks = (items + BLOCK - 1) // BLOCK
+    maxima = np.empty(blocks, np.float32)
+    found = np.empty(items, np.int32)
+    value = np.empty(items, np.float32)
+    for row in range(rows):
+        line = logits[row]
+        for block in range(items // BLOCK):  # whole blocks: a length known to the compiler is four times as fast
+            best = line[block * BLOCK]
+            for place in range(BLOCK):
+                best = max(best, line[block * BLOCK + place])
+            maxima[block] = best
+        if items % BLOCK:
+            maxima[-1] = line[items - items % BLOCK :].max()
+        floor = np.float32(-1e30)
+        if blocks > count:
+            floor = np.partition(maxima, blocks - count)[blocks - count]
+        total = 0
+        for block in range(blocks):
+            if maxima[block] >= floor:
+                for item in range(block * BLOCK, min(items, block * BLOCK + BLOCK)):
+                    if line[item] >= floor:
+                        found[total] = item
+                        value[total] = line[item]
+                        total += 1
+        cut = np.partition(value[:total], total - count)[total - count]
+        taken = 0
+        for place in range(total):
+            if value[place] > cut:
+                out[row, taken] = found[place]
+                taken += 1
+        for place in range(total):
+            if taken < count and value[place] == cut:
+                out[row, taken] = found[place]
+                taken += 1
+
+
+@compiled
+def blend_rows(
+    sequences, counts, vectors, candidates, embedding, scale,
+    clicks, ends, session, matches, starts,
+    session_votes, item_rarity, item_votes, item_share, around,
+    matches_max, compared, voting, compared_decay, voting_decay, similarity_power,
+    repeats, weights, keep_seen, out_items, out_scores, out_shares,
+):  # fmt: skip
+    """Rank every row; arguments and results as `Blend.rank` names them."""
+    items, width = embedding.shape
+    k = out_items.shape[1]
+    window = len(around) // 2
+    similarity = np.zeros(len(session_votes), np.float32)
+    touched = np.empty(compared * matches_max, np.int32)
+    votes = np.zeros(items, np.float32)
+    voted = np.empty(items, np.int32)
+    of_sequence = np.zeros(items, np.float32)
+    total = np.zeros(items, np.float32)
+    named = np.empty(items, np.int32)
+    logits = np.empty(candidates.shape[1], np.float32)
+    latest = np.empty(sequences.shape[1], np.int32)  # distinct items of the session, the latest first
+    lag = np.empty(sequences.shape[1], np.int32)
+    for row in range(len(sequences)):
+        count = counts[row]
+        distinct = 0
+        for back in range(count):
+            item = sequences[row, count - 1 - back]
+            seen = False
+            for other in range(distinct):
+                seen |= latest[other] == item
+            if not seen:
+                latest[distinct] = item
+                lag[distinct] = back
+                distinct += 1
+        bucket = 0
+        for longer_than in LONGER_THAN:
+            bucket += count > longer_than
+        weight = weights[bucket]
+        name_count = 0
+
+        if weight[0] > 0:
+            top = np.float32(-1e30)
+            for place in range(candidates.shape[1]):
+                item = candidates[row, place]
+                cosine = np.float32(0)
+                for d in range(width):
+                    cosine += vectors[row, d] * embedding[item, d]
+                logits[place] = scale * cosine
+                top = max(top, logits[place])
+            mass = np.float32(0)
+            for place in range(candidates.shape[1]):
+                logits[place] = np.exp(logits[place] - top)
+                mass += logits[place]
+            for place in range(candidates.shape[1]):
+                item = candidates[row, place]
+                # Above zero, because zero tells that an item is not named yet.
+                of_sequence[item] = weight[0] * logits[place] / mass + np.float32(1e-30)
+                total[item] = of_sequence[item]
+                named[name_count] = item
+                name_count += 1
+
+        if weight[1] > 0:
+            touch_count = 0
+            for place in range(distinct):
+                if lag[place] >= compared:
+                    break
+                item = latest[place]
+                gain = item_rarity[item] * compared_decay ** lag[place]
+                before = -1
+                for match in range(starts[item], min(starts[item + 1], starts[item] + matches_max)):
+                    past = session[matches[match]]
+                    if past != before:
+                        if similarity[past] == 0:
+                            touched[touch_count] = past
+                            touch_count += 1
+                        similarity[past] += gain
+                        before = past
+            for place in range(touch_count):
+                past = touched[place]
+                similarity[past] = similarity[past] ** similarity_power * session_votes[past]
+            vote_count = 0
+            mass = np.float32(0)
+            for place in range(distinct):
+                if lag[place] >= voting:
+                    break
+                item = latest[place]
+                gain = item_votes[item] * voting_decay ** lag[place]
+                for match in range(starts[item], min(starts[item + 1], starts[item] + matches_max)):
+                    center = matches[match]
+                    past = session[center]
+                    vote = gain * similarity[past]
+                    for click in range(max(center - window, ends[past]), min(center + window + 1, ends[past + 1])):
+                        if click == center:
+                            continue
+                        other = clicks[click]
+                        if votes[other] == 0:
+                            voted[vote_count] = other
+                            vote_count += 1
+                        votes[other] += vote * around[click - center + window] + np.float32(1e-30)
+            for place in range(touch_count):
+                similarity[touched[place]] = 0
+            for place in range(vote_count):
+                votes[voted[place]] *= item_share[voted[place]]
+                mass += votes[voted[place]]
+            for place in range(vote_count):
+                item = voted[place]
+                if total[item] == 0:
+                    named[name_count] = item
+                    name_count += 1
+                total[item] += weight[1] * votes[item] / mass + np.float32(1e-30)
+                votes[item] = 0
+
+        for place in range(distinct):
+            item = latest[place]
+            if keep_seen:
+                if weight[2] > 0:
+                    if total[item] == 0:
+                        named[name_count] = item
+                        name_count += 1
+                    total[item] += weight[2] * repeats[lag[place]]
+            else:
+                total[item] = 0
+
+        mass = np.float32(0)
+        kept = 0
+        for place in range(name_count):
+            item = named[place]
+            value = total[item]
+            mass += value
+            if value > 0 and (kept < k or value >= out_scores[row, k - 1]):
+                slot = min(kept, k - 1)
+                if kept == k and value == out_scores[row, slot] and item > out_items[row, slot]:
+                    continue
+                while slot > 0 and (
+                    value > out_scores[row, slot - 1]
+                    or (value == out_scores[row, slot - 1] and item < out_items[row, slot - 1])
+                ):
+                    out_scores[row, slot] = out_scores[row, slot - 1]
+                    out_items[row, slot] = out_items[row, slot - 1]
+                    slot -= 1
+                out_scores[row, slot] = value
+                out_items[row, slot] = item
+                kept = min(k, kept + 1)
+        for place in range(kept):
+            item = out_items[row, place]
+            out_shares[row, 0] += of_sequence[item]
+            out_shares[row, 1] += max(np.float32(0), total[item] - of_sequence[item])
+            out_scores[row, place] /= mass
+        for place in range(name_count):
+            of_sequence[named[place]] = 0
+            total[named[place]] = 0

@@ -178,7 +178,7 @@ class Worker:
             config,
             self._name,
             Ownership(config, self.settings.application_id, self._name),
-            self.settings.commit_interval_ms / 1000.0,
+            self.settings.commit_interval_s,
             lambda offsets, owner: self._consumer().claim(offsets, owner),
             lambda offsets: self._consumer().committed_by_transaction(offsets),
             self.stop_with,

@@ -28,9 +28,9 @@ _rows: list[Row] = []
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Trials take minutes and want a quiet machine: they have a command of their own."""
     for item in items:
-        if item.path.parent == Path(__file__).parent and item.path.name != "test_checker.py":
-            if not any(item.iter_markers("faults")) and not any(item.iter_markers("soak")):
-                item.add_marker(pytest.mark.trial)
+        marked = any(item.iter_markers("faults")) or any(item.iter_markers("soak"))
+        if item.path.parent == Path(__file__).parent and item.path.name != "test_checker.py" and not marked:
+            item.add_marker(pytest.mark.trial)
 
 
 @dataclass(frozen=True)

@@ -47,9 +47,9 @@ def client_settings(kafka: SecuredKafka, **settings: Any) -> Settings:
 def assert_a_worker_decides(kafka: SecuredKafka, folder: Path, **settings: Any) -> None:
     bench = Bench(kafka.address, folder, "secure", checkpoint_interval_s=1, **kafka.settings | settings)
     bench.create_topics()
-    records, labels = payments(PAYMENTS)
-    bench.produce_json("transaction-labels", "card_id", labels)
     before = bench.count("fraud-decisions")
+    records, labels = payments(PAYMENTS, seed=before)  # other ids than an earlier worker has decided
+    bench.produce_json("transaction-labels", "card_id", labels)
     bench.produce_json("transactions", "card_id", records)
     bench.produce("transactions", [b"no payment"], [b"c1"])
     try:
@@ -65,7 +65,7 @@ def assert_a_worker_decides(kafka: SecuredKafka, folder: Path, **settings: Any) 
         written = repr((letter.key(), letter.value(), letter.headers()))
         assert not [secret for secret in SECRETS if secret in written]
     decided = {decision["transaction_id"] for decision in bench.read_json("fraud-decisions")}
-    assert decided == {record["transaction_id"] for record in records}
+    assert decided >= {record["transaction_id"] for record in records}
 
 
 def assert_a_worker_is_refused(kafka: SecuredKafka, folder: Path, because: str, **settings: Any) -> None:

@@ -85,7 +85,7 @@ class WorkerProcess:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
-    def wait_until_refused(self, seconds_max: float = 90.0) -> str:
+    def wait_until_refused(self, seconds_max: float = READY_S_MAX) -> str:
         """Return the last line of a worker that ends by itself with exit code 1."""
         code = self.process.wait(seconds_max)
         text = self.log.read_text()

@@ -209,8 +209,10 @@ def test_full_disk_of_the_broker(tmp_path: Path, form: Form, report: Report) -> 
             worker = trial.supervise(0)
             trial.wait_for_decisions(100)
             ballast = fill(disk)
-            poll_until(lambda: worker.worker.get("/ready")[0] == 503, 90, "/ready to answer 503")
-            ballast.unlink()
+            try:
+                poll_until(lambda: worker.worker.get("/ready")[0] == 503, 90, "/ready to answer 503")
+            finally:
+                ballast.unlink()
             kafka.restart_broker(1)
             trial.wait_for_more(50)
             load.stop()

@@ -136,11 +136,11 @@ class StateTable(Generic[H]):
 
     def _restore(self, number: int, stop: int) -> Partition[H]:
         began = time.monotonic()
-        rows, marker = self._checkpoint(number)
+        rows, torn, marker = self._checkpoint(number)
         stale: frozenset[bytes] = frozenset()
         if marker is None or marker.layout != self._layout or marker.position > stop:
             # No checkpoint, or of another layout, or the group was set back before it: the log is the only truth.
-            stale, rows, marker = frozenset(rows), {}, Marker(self._layout, 0, [])
+            stale, rows, marker = torn.union(rows), {}, Marker(self._layout, 0, [])
         history = self._new_history()
         if rows:
             history.watermarks = marker.watermarks
@@ -160,8 +160,14 @@ class StateTable(Generic[H]):
         except StateError as exc:
             raise StateCorrupt(f"{self.topic}[{number}]: {exc}; delete the topic to have it rebuilt") from exc
 
-    def _checkpoint(self, number: int) -> tuple[dict[bytes, bytes], Marker | None]:
+    def _checkpoint(self, number: int) -> tuple[dict[bytes, bytes], frozenset[bytes], Marker | None]:
+        """Return the rows of the last checkpoint that is there as a whole, keys of one that is not, and the marker.
+
+        Readers see a log up to the first record of a transaction that is open. Where another writer left one open among
+        a checkpoint's rows, the first of these can be read, the rest and the marker cannot.
+        """
         rows: dict[bytes, bytes] = {}
+        behind: dict[bytes, bytes | None] = {}  # rows whose marker has not come yet
         marker: Marker | None = None
         for messages in self._reader.read(self.topic, number, 0):
             for message in messages:
@@ -169,11 +175,15 @@ class StateTable(Generic[H]):
                 kind, name = key[:1], key[1:]
                 if kind == MARKER and payload is not None:
                     marker = self._read_marker(payload, number)
-                elif kind == ROW and payload is None:
-                    rows.pop(name, None)
-                elif kind == ROW and payload is not None:
-                    rows[name] = payload
-        return rows, marker
+                    for changed, row in behind.items():
+                        if row is None:
+                            rows.pop(changed, None)
+                        else:
+                            rows[changed] = row
+                    behind.clear()
+                elif kind == ROW:
+                    behind[name] = payload
+        return rows, frozenset(behind), marker
 
     def _read_marker(self, payload: bytes, number: int) -> Marker:
         try:

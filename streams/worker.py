@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 from faust.types import TP
 
@@ -80,6 +80,7 @@ class Worker:
         self._closing = ExitStack()
         self.pipelines: list[Pipeline[Any]] = []
         self._input_partitions: dict[str, int] = {}
+        self._state_topics: dict[str, str] = {}
         self.failure: BaseException | None = None
         self.ready = False
 
@@ -94,13 +95,14 @@ class Worker:
         began = time.monotonic()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         config = settings.librdkafka()
-        if settings.worker_slot is not None and settings.guarantee == "exactly_once":
+        if settings.worker_slot is not None:
             fence(config, self._name)  # whoever had this slot before us may have died in a transaction
         fraud = FraudRunner.load(settings.fraud_artifact, settings.device, settings.dtype)
         recommender = RecommenderRunner.load(settings.recommender_artifact, settings.device, settings.dtype)
         fraud.warm_up()
         recommender.warm_up()
         warm_up_kernels()
+        self._ownership = Ownership(config, settings.application_id, self._name, self._state_topics)
         self._producer = self._outputs(config)
         self._closing.callback(self._close_producer)
         publisher = Publisher(self._producer)
@@ -158,7 +160,7 @@ class Worker:
         self._checkpointer = Checkpointer(
             self._tables,
             self.device,
-            StateWriter(config, f"{self._name}-state"),
+            StateWriter(config, self._name),
             lambda tp: self._consumer().committed(tp),
             lambda: self.member,
             self.metrics,
@@ -177,8 +179,8 @@ class Worker:
         return TransactionalProducer(
             config,
             self._name,
-            Ownership(config, self.settings.application_id, self._name),
-            self.settings.commit_interval_ms / 1000.0,
+            self._ownership,
+            self.settings.commit_interval_s,
             lambda offsets, owner: self._consumer().claim(offsets, owner),
             lambda offsets: self._consumer().committed_by_transaction(offsets),
             self.stop_with,
@@ -194,6 +196,9 @@ class Worker:
         self.member = self._consumer().member()
         if isinstance(self._producer, TransactionalProducer):
             await self._producer.take_over(partitions, self.member)
+        else:
+            places = [TopicPartition(tp.topic, tp.partition) for tp in partitions]
+            await self._loop.run_in_executor(None, self._ownership.take, places)
 
     def _thresholds(self, runner: FraudRunner) -> Thresholds:
         review, decline = self.settings.review_threshold, self.settings.decline_threshold
@@ -209,6 +214,7 @@ class Worker:
         if len(self._state_reader.partitions(topic.name)) != count:
             self._create(topic, count)
         self._input_partitions[source.name] = count
+        self._state_topics[source.name] = topic.name
         return StateTable(topic.name, source.name, layout, new, replay, self._state_reader)
 
     def _create(self, topic: Topic, count: int) -> None:

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from models.errors import TrainingDataError
 from models.features.cards import CARD_FEATURES, CardHistory
+from models.features.compilation import compiled
 from models.features.history import column
-from models.features.kernels import compiled
 from models.features.terminals import TERMINAL_FEATURES, TerminalHistory
 
 PAYMENT_FEATURES: tuple[str, ...] = (

@@ -39,14 +39,19 @@ class Ownership:
         config: connection settings of librdkafka.
         group: consumer group.
         transactional_id: ours, which is also our client id in the group.
+        state_topics: the topics of the state, by source, added as they become known. A checkpoint that a former owner
+            sent under its own generation may commit later: then what is there changes after we have read it.
     """
 
-    def __init__(self, config: Mapping[str, str], group: str, transactional_id: str) -> None:
+    def __init__(
+        self, config: Mapping[str, str], group: str, transactional_id: str, state_topics: Mapping[str, str]
+    ) -> None:
         self._config, self._group, self._own_id = dict(config), group, transactional_id
+        self._state_topics = state_topics
         self._admin = AdminClient(self._config)
 
     def take(self, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
-        """Close what dead owners left open in `partitions` and return their committed offsets.
+        """Close what dead owners left open in `partitions` and their state, and return their committed offsets.
 
         A partition without a committed offset is returned with offset 0, where a group that starts over reads on.
 
@@ -55,12 +60,16 @@ class Ownership:
         """
         if not partitions:
             return []
-        owners = {tp.metadata for tp in self._offsets(partitions, stable=False) if tp.metadata} - {self._own_id}
+        topics = self._state_topics
+        states = [TopicPartition(topics[tp.topic], tp.partition) for tp in partitions if tp.topic in topics]
+        places = [*partitions, *states]
+        owners = {tp.metadata for tp in self._offsets(places, stable=False) if tp.metadata} - {self._own_id}
         for owner in sorted(owners - self._alive() if owners else owners):
             fence(self._config, owner)
             logger.info("%s is not in the group any more: its transactions are ended", owner)
-        found = self._offsets(partitions, stable=True)
-        return [TopicPartition(tp.topic, tp.partition, max(0, tp.offset)) for tp in found]
+        found = {(tp.topic, tp.partition): tp.offset for tp in self._offsets(places, stable=True)}
+        offsets = [max(0, found[tp.topic, tp.partition]) for tp in partitions]
+        return [TopicPartition(tp.topic, tp.partition, at) for tp, at in zip(partitions, offsets, strict=True)]
 
     def _alive(self) -> set[str]:
         try:
@@ -89,14 +98,20 @@ class Ownership:
             time.sleep(RETRY_PAUSE_S)
 
 
-def fence(config: Mapping[str, str], transactional_id: str) -> None:
-    """End whatever transaction a former producer of this id left open; the broker refuses that producer from now on.
+def state_writer_id(owner: str) -> str:
+    """Return the transactional id under which a worker writes its state."""
+    return f"{owner}-state"
+
+
+def fence(config: Mapping[str, str], owner: str) -> None:
+    """End whatever transactions a worker of this name left open; the broker refuses its producers from now on.
 
     Raises:
         KafkaUnavailable: the transaction coordinator does not answer.
     """
-    producer = RdProducer({**config, "transactional.id": transactional_id})
-    try:
-        producer.init_transactions(ANSWER_S_MAX)
-    except KafkaException as exc:
-        raise KafkaUnavailable(f"transactional id {transactional_id}: not fenced: {exc.args[0].str()}") from exc
+    for transactional_id in (owner, state_writer_id(owner)):
+        producer = RdProducer({**config, "transactional.id": transactional_id})
+        try:
+            producer.init_transactions(ANSWER_S_MAX)
+        except KafkaException as exc:
+            raise KafkaUnavailable(f"transactional id {transactional_id}: not fenced: {exc.args[0].str()}") from exc

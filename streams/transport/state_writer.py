@@ -11,11 +11,14 @@ from confluent_kafka import Producer as RdProducer
 
 from streams.errors import DeliveryFailed
 from streams.topics import STATE_BYTES_MAX
+from streams.transport.ownership import state_writer_id
 from streams.transport.transactions import GroupMember
 
 logger = logging.getLogger(__name__)
 
-TRANSACTION_S_MAX = 30.0
+# Whoever takes partitions over waits for what is open in their state. A broker looks for transactions whose time is over
+# every 10 s: with those this stays below `ownership.ANSWER_S_MAX`.
+TRANSACTION_S_MAX = 15.0
 CALL_S_MIN = 1.0
 # Rows are handed over in slices with a pause: a checkpoint may take its time, decisions may not wait for the interpreter.
 SLICE_ROWS = 128
@@ -25,10 +28,11 @@ SLICE_PAUSE_S = 0.001
 class StateWriter:
     """One transactional producer of a worker, for the rows of its feature state. One thread at a time."""
 
-    def __init__(self, config: Mapping[str, str], transactional_id: str) -> None:
+    def __init__(self, config: Mapping[str, str], owner: str) -> None:
+        self._owner = owner
         self._config = {
             **config,
-            "transactional.id": transactional_id,
+            "transactional.id": state_writer_id(owner),
             "transaction.timeout.ms": int(TRANSACTION_S_MAX * 1000),
             "partitioner": "murmur2_random",
             "compression.type": "lz4",
@@ -51,8 +55,9 @@ class StateWriter:
         Args:
             rows: key and payload; None is a tombstone.
             member: the writer under the generation in which it copied the rows.
-            position: goes into the transaction as the group's offset of the state topic's partition. Nobody reads it
-                there; the broker checks the generation with it, and so fences a worker that lost the partition.
+            position: goes into the transaction as the group's offset of the state topic's partition. The broker checks
+                the generation with it, and so fences a worker that lost the partition; and while it is not known
+                whether it is committed, nobody takes the partition over (`Ownership`).
             deadline: monotonic seconds after which to give up.
 
         Raises:
@@ -90,7 +95,7 @@ class StateWriter:
             count += 1
             if count % SLICE_ROWS == 0:
                 time.sleep(SLICE_PAUSE_S)
-        where = TopicPartition(topic, partition, position)
+        where = TopicPartition(topic, partition, position, self._owner)
         producer.send_offsets_to_transaction([where], member.metadata(), left(deadline))
         producer.commit_transaction(left(deadline))
         return count

@@ -23,15 +23,16 @@ from streams.scoring import Device
 from streams.state import StateTable
 from streams.transport.consumer import Consumer, NoReadOffset
 from streams.transport.flow import Flow
-from streams.transport.ownership import fence
+from streams.transport.ownership import Ownership, fence
 from streams.transport.reader import LogReader
 from streams.transport.record_batch import Fetch, RecordSpan
 from streams.transport.state_writer import StateWriter
 from streams.worker import Worker
 from tests.simulation.broker import Broker, Connection, Entry, Place, Refused
+from tests.simulation.clients import Cluster, cluster
 from tests.simulation.counting import CountHistory, CountingJob, replay
 from tests.simulation.oracle import INPUT, OUTPUT, STATE, Oracle
-from tests.simulation.scheduler import Loop, Process, Scheduler, Thread
+from tests.simulation.scheduler import Clock, Loop, Process, Scheduler, Thread
 
 GROUP = "group"
 HEARTBEAT_S = 0.15
@@ -71,6 +72,10 @@ class Options:
     checkpoint_interval_s: float = 0.4
     drain_s_max: float = 1.0
     application_id: str = GROUP
+
+    @property
+    def commit_interval_s(self) -> float:
+        return self.commit_interval_ms / 1000.0
 
 
 class Application(Flow):
@@ -127,7 +132,7 @@ class Application(Flow):
 
     def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         exc = context.get("exception")
-        if exc is not None and not Scheduler.current.over:
+        if exc is not None and not isinstance(exc, StreamsError) and not Scheduler.current.over:
             self.oracle.violation = self.oracle.violation or AssertionError(
                 f"{self.name}: {context['message']}: {exc!r}"
             )  # type: ignore[assignment]
@@ -255,8 +260,9 @@ class SimulatedWorker(Worker):
 
     def start(self) -> None:
         app = self._app
-        if app.instance is not None and app.options.guarantee == "exactly_once":
+        if app.instance is not None:
             fence(CONFIG, app.name)
+        self._ownership = Ownership(CONFIG, GROUP, app.name, {INPUT: STATE})
         self._producer = self._outputs(CONFIG)
         self._closing.callback(self._close_producer)
         reader = LogReader(CONFIG, GROUP)
@@ -267,12 +273,17 @@ class SimulatedWorker(Worker):
         self._closing.callback(self.device.close)
         self._closing.callback(reader.interrupt)
         publisher: Any = SimpleNamespace(publish=self._producer.produce)
-        self.counting = self._pipeline(CountingJob(table, OUTPUT, app.oracle.check_state), publisher)
+        self.counting = self._pipeline(CountingJob(table, OUTPUT, app.oracle.check_state, self._dawdle), publisher)
         self._checkpointer = Checkpointer(
-            self._tables, self.device, StateWriter(CONFIG, f"{app.name}-state"),
+            self._tables, self.device, StateWriter(CONFIG, app.name),
             lambda tp: app.consumer.committed(tp), lambda: self.member, self.metrics,
         )  # fmt: skip
         self._closing.callback(self._checkpointer.close)
+
+    @staticmethod
+    def _dawdle() -> None:
+        if Cluster.happens(cluster().slow_runs):
+            Clock.sleep(Scheduler.current.random.uniform(0.3, 2.5))
 
 
 class SimulatedConsumer(Consumer):

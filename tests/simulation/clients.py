@@ -46,6 +46,7 @@ class Cluster:
     queue_records_max: int = 1000
     retriable_errors: float = 0.0  # a call fails, could be made again
     abortable_errors: float = 0.0  # a call of a transaction fails, and the transaction with it
+    slow_runs: float = 0.0  # a micro-batch takes longer than a drain
     delivery_errors: float = 0.0  # a record is reported as not delivered; half of those are nevertheless there
 
     current: Any = None

@@ -51,14 +51,19 @@ class CountingJob:
 
     Args:
         check: told of each batch and the counts before it.
+        dawdle: takes its time.
     """
 
     name = "counting"
 
     def __init__(
-        self, table: StateTable[CountHistory], topic: str, check: Callable[[RecordBatch, dict[str, int]], None]
+        self,
+        table: StateTable[CountHistory],
+        topic: str,
+        check: Callable[[RecordBatch, dict[str, int]], None],
+        dawdle: Callable[[], None],
     ) -> None:
-        self._table, self._topic, self._check = table, topic, check
+        self._table, self._topic, self._check, self._dawdle = table, topic, check, dawdle
 
     def decode(self, batch: RecordBatch) -> list[bytes]:
         return [value or b"" for value in batch.values]
@@ -71,6 +76,7 @@ class CountingJob:
         for batch, values in zip(batches, decoded, strict=True):
             history = self._table.at(batch)
             self._check(batch, history.counts)
+            self._dawdle()
             counts = [history.add(value) for value in values]
             self._table.advance(batch)
             results = [value + b"=" + str(count).encode() for value, count in zip(values, counts, strict=True)]

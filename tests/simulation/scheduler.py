@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
+import warnings
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -343,9 +344,11 @@ class Loop(asyncio.BaseEventLoop):
     def end(self) -> None:
         """Close what never ended, as if the process had gone."""
         asyncio._set_running_loop(self)
-        for task in asyncio.all_tasks(self):
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
-            task.get_coro().close()  # type: ignore[union-attr]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # what a coroutine was to wait for was never begun
+            for task in asyncio.all_tasks(self):
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+                task.get_coro().close()  # type: ignore[union-attr]
         asyncio._set_running_loop(None)
         self._ready.clear()
         self.close()

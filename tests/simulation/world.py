@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,7 @@ class Plan:
     retriable_errors: float
     abortable_errors: float
     delivery_errors: float
+    slow_runs: float
 
 
 def plan_of(scheduler: Scheduler, guarantee: str) -> Plan:
@@ -89,6 +91,7 @@ def plan_of(scheduler: Scheduler, guarantee: str) -> Plan:
         retriable_errors=at_times(0.05),
         abortable_errors=at_times(0.01),
         delivery_errors=at_times(0.01),
+        slow_runs=at_times(0.03),
     )
 
 
@@ -111,19 +114,21 @@ class World:
     Args:
         seed: decides everything.
         guarantee: exactly_once or at_least_once.
+        changes: fields of the plan that are not left to the seed.
     """
 
-    def __init__(self, seed: int, guarantee: str) -> None:
+    def __init__(self, seed: int, guarantee: str, **changes: Any) -> None:
         self.scheduler = Scheduler(f"{guarantee}/{seed}")
-        self.plan = plan_of(self.scheduler, guarantee)
+        self.plan = replace(plan_of(self.scheduler, guarantee), **changes)
         plan = self.plan
         self.oracle = Oracle(plan.partitions, guarantee == "exactly_once")
         topics = {INPUT: plan.partitions, OUTPUT: plan.output_partitions, STATE: plan.partitions}
         self.broker = Broker(topics, SESSION_S, self.oracle)
         self.broker.assigned = [(INPUT, partition) for partition in range(plan.partitions)]
         self.cluster = Cluster(
-            self.broker, plan.queue_records_max, plan.retriable_errors, plan.abortable_errors, plan.delivery_errors
-        )
+            self.broker, plan.queue_records_max, plan.retriable_errors, plan.abortable_errors, plan.delivery_errors,
+            plan.slow_runs,
+        )  # fmt: skip
         Cluster.current = self.cluster
         self.applications: dict[int, Application] = {}
         self.starts = 0
@@ -232,6 +237,7 @@ class World:
     def _end_faults(self) -> None:
         self.broker.slow_answers = 0.0
         self.cluster.retriable_errors = self.cluster.abortable_errors = self.cluster.delivery_errors = 0.0
+        self.cluster.slow_runs = 0.0
         for app in self.applications.values():
             app.process.requests_left = None
 
@@ -288,12 +294,12 @@ def short_times() -> Iterator[pytest.MonkeyPatch]:
         patch.setattr(transactions, "TRANSACTION_S_MAX", TRANSACTION_S_MAX)
         patch.setattr(transactions, "CALL_S_MAX", 2.0)
         patch.setattr(ownership, "ANSWER_S_MAX", 6.0)
-        patch.setattr(state_writer, "TRANSACTION_S_MAX", 6.0)
+        patch.setattr(state_writer, "TRANSACTION_S_MAX", 4.0)
         patch.setattr(state_writer, "CALL_S_MIN", 0.2)
         patch.setattr(producer, "DELIVERY_POLL_S", 0.02)
         yield patch
 
 
-def simulate(seed: int, guarantee: str) -> Outcome:
-    """Run one seed in the simulated world."""
-    return World(seed, guarantee).run()
+def simulate(seed: int, guarantee: str, **changes: Any) -> Outcome:
+    """Run one seed in the simulated world, with fields of its plan changed."""
+    return World(seed, guarantee, **changes).run()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
+import sys
+import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -72,11 +75,16 @@ def check_port(host: str, port: int) -> None:
         ) from exc
 
 
+# A producer's last flush takes 5 s at most; a supervisor waits for the end before it starts the next worker.
+END_S_MAX = 6.0
+
+
 class Application(Flow, faust.App):
     """Faust's App with a `Worker` beside it, started before and stopped after the agents."""
 
     settings: Settings
     worker: Worker
+    _ending: threading.Timer | None = None
     _watched: Sequence[asyncio.Future[None]] = ()
 
     def batched(self, topic: Topic) -> Any:
@@ -111,6 +119,7 @@ class Application(Flow, faust.App):
 
     def _fail(self, exc: BaseException) -> None:
         logger.error("stopping: %s: %s", type(exc).__name__, exc)
+        self._end_soon()
         self._crashing = asyncio.ensure_future(self.crash(exc))
 
     async def take_over(self, partitions: Sequence[TP]) -> None:
@@ -131,7 +140,24 @@ class Application(Flow, faust.App):
         self.worker.ready = False
         for task in self._watched:
             task.cancel()
+        ending = self._end_soon()
         await asyncio.get_running_loop().run_in_executor(None, self.worker.close)
+        ending.cancel()
+
+    def _end_soon(self) -> threading.Timer:
+        """End the process if it has not ended itself by then: a Kafka client that hangs would keep it for ever."""
+        if self._ending is None:
+            self._ending = threading.Timer(END_S_MAX, self._end_now)
+            self._ending.daemon = True
+            self._ending.start()
+        return self._ending
+
+    def _end_now(self) -> None:
+        logger.error("not ended within %.0f s: ending without the clients that hang", END_S_MAX)
+        logging.shutdown()
+        if self.worker.failure is not None:
+            print(last_line(self.worker.failure), file=sys.stderr, flush=True)
+        os._exit(1)  # as it stands: what is not committed is decided again
 
 
 def create_app(settings: Settings | None = None) -> Application:

@@ -292,8 +292,9 @@ class Worker:
             try:
                 await self._loop.run_in_executor(None, self._check_partitions)
                 behind = await self._behind()
-            except KafkaUnavailable:
-                continue  # no answer says nothing about us; clients reconnect by themselves
+            except KafkaUnavailable as exc:
+                self.standstill = str(exc)  # clients reconnect by themselves; meanwhile nothing is decided
+                continue
             still = watchdog.observe(time.monotonic(), behind)
             tp, seconds = max(still.items(), key=lambda pair: pair[1], default=(None, 0.0))
             what = f"{tp and tp.topic}[{tp and tp.partition}]: no progress for {seconds:.0f} s, though records wait"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import struct
 import threading
 import time
@@ -29,11 +28,11 @@ Result = TypeVar("Result")
 # The broker ends a transaction that stays open longer. Long enough for a broker to come back; a worker that dies does not
 # hold readers up for so long, because whoever takes its partitions over ends what it left open.
 TRANSACTION_S_MAX = 60.0
-CALL_S_MAX = 10.0  # one blocking call; it is repeated while the error is retriable
+CALL_S_MAX = 5.0  # one blocking call; it is repeated while the error is retriable
 RETRY_PAUSE_S = 0.05  # some of these errors come back at once
 # librdkafka's send_offsets_to_transaction may lose its answer with the coordinator's connection and then never returns,
 # whatever its time-out (librdkafka #5456): a call that is over its time by so much hangs for good.
-HUNG_S = CALL_S_MAX + 5.0
+HUNG_S = CALL_S_MAX + 3.0
 # The group has given our partitions to others: what is not committed is theirs to decide.
 SUPERSEDED = (
     KafkaError.ILLEGAL_GENERATION,
@@ -106,7 +105,6 @@ class TransactionalProducer:
         self._open: list[Delivery] = []
         self._waiting: list[Delivery] = []
         self._called_at: float | None = None  # since when a blocking call of the client is under way
-        self._hung = False
         self._reached: dict[TP, int] = {}  # where the deliveries of the present assignment end
         self._work = asyncio.Event()
 
@@ -200,15 +198,21 @@ class TransactionalProducer:
             self._repeated(lambda: client.commit_transaction(CALL_S_MAX))
         except KafkaException as exc:
             error: KafkaError = exc.args[0]
-            if error.txn_requires_abort():
-                self._repeated(lambda: client.abort_transaction(CALL_S_MAX))
-                self._begun = False
-                if error.code() in SUPERSEDED:
-                    return False
+            if error.txn_requires_abort() and self._abort() and error.code() in SUPERSEDED:
+                return False
             raise DeliveryFailed(
                 f"transactional id {self._id}: expected a committed transaction, got {error.name()}: {error.str()}; "
                 "its input is decided again"
             ) from exc
+        self._begun = False
+        return True
+
+    def _abort(self) -> bool:
+        try:
+            self._repeated(lambda: self._sender.client.abort_transaction(CALL_S_MAX))
+        except KafkaException as exc:
+            logger.warning("the failed transaction was not aborted: %s", exc.args[0].str())
+            return False
         self._begun = False
         return True
 
@@ -236,7 +240,6 @@ class TransactionalProducer:
         while not (await asyncio.wait([done], timeout=1.0))[0]:
             called_at = self._called_at
             if called_at is not None and time.monotonic() - called_at > HUNG_S:
-                self._hung = True
                 raise DeliveryFailed(
                     f"transactional id {self._id}: expected an answer within {CALL_S_MAX:.0f} s, the client hangs; "
                     "the worker stops, and what is not committed is decided again"
@@ -282,12 +285,8 @@ class TransactionalProducer:
     def close(self, timeout_s: float) -> int:
         """Abort what is open, within the time given, and stop; return how many input batches that leaves undecided.
 
-        Where a call hangs this ends the process, with exit code 1: the interpreter would wait for its thread for ever.
+        A call that hangs makes this hang.
         """
-        if self._hung:
-            logger.error("stopped without waiting for the client that hangs")
-            logging.shutdown()
-            os._exit(1)
         self._pool.shutdown(wait=True)
         left = len(self._open) + len(self._waiting)
         if self._begun:

@@ -31,7 +31,7 @@ from streams import scoring
 from streams.agents.fraud import CardReplay, FraudJob
 from streams.state import StateTable
 from streams.topics import TRANSACTIONS
-from streams.transport import consumer, producer, state_writer, transactions
+from streams.transport import consumer, ownership, producer, state_writer, transactions
 
 SLOW_S_MIN = 0.2
 HELD = "the slow head is being decided"  # in the worker's log
@@ -99,10 +99,6 @@ def die_at(step: str, count: str) -> None:
         if has_outputs:
             reached()
 
-    def of_take_over(*_args: Any) -> None:
-        if not has_outputs:
-            reached()
-
     def of_payments(job: Any, *_args: Any) -> None:
         if isinstance(getattr(job, "_job", None), FraudJob):
             reached()
@@ -114,7 +110,7 @@ def die_at(step: str, count: str) -> None:
         "fetched": lambda: before(scoring.Pipeline, "submit", of_payments),
         "scored": lambda: after(FraudJob, "run", reached),
         "sent": lambda: after(transactions.TransactionalProducer, "_send", reached),
-        "take-over": lambda: before(Client, "commit_transaction", of_take_over),
+        "take-over": lambda: after(ownership.Ownership, "take", reached),
         "before-offsets": lambda: before(Client, "send_offsets_to_transaction", of_outputs),
         "after-offsets": lambda: after(Client, "send_offsets_to_transaction", of_outputs),
         "before-commit": lambda: before(Client, "commit_transaction", of_outputs),

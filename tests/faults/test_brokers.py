@@ -191,7 +191,7 @@ def test_full_disk_of_a_worker(trial: Trial, form: Form, report: Report, tmp_pat
         trial.load(records, rate=200).finish()
         verdict = trial.verdict(faults=1)
         report("18 full disk under a worker's state_dir", verdict)
-        assert worker.worker.get("/ready")[0] == 200
+        poll_until(lambda: worker.worker.get("/ready")[0] == 200, 30, "a worker that is ready")
         trial.assert_state_is_exact(worker.release())
         assert [path for path in disk.rglob("*") if path.is_file()] == [ballast]
 
@@ -209,8 +209,10 @@ def test_full_disk_of_the_broker(tmp_path: Path, form: Form, report: Report) -> 
             worker = trial.supervise(0)
             trial.wait_for_decisions(100)
             ballast = fill(disk)
-            poll_until(lambda: worker.worker.get("/ready")[0] == 503, 90, "/ready to answer 503")
-            ballast.unlink()
+            try:
+                poll_until(lambda: worker.worker.get("/ready")[0] == 503, 90, "/ready to answer 503")
+            finally:
+                ballast.unlink()
             kafka.restart_broker(1)
             trial.wait_for_more(50)
             load.stop()

@@ -17,6 +17,7 @@ import orjson
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
+from streams.errors import KafkaUnavailable
 from streams.kafka.processes import free_ports
 from streams.topics import DECISIONS, LABELS, TRANSACTIONS
 from tests.faults.checker import Confirmed, Expected, Seen, Verdict, first_decision_after, judge
@@ -174,7 +175,7 @@ class Trial(Bench):
         return self
 
     def _topics_made(self) -> bool:
-        with contextlib.suppress(KafkaException):  # a topic of this name is still being deleted
+        with contextlib.suppress(KafkaException, KafkaUnavailable):  # a topic of this name is still being deleted
             self.create_topics()
             return True
         return False

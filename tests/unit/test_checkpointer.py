@@ -97,10 +97,12 @@ def test_a_failed_write_takes_the_copy_back() -> None:
 def test_a_new_assignment_gives_the_checkpoint_up() -> None:
     """The commit that it waits for may never come: others decide."""
     table, writer = Table(), Writer()
-    members = iter([MEMBER, MEMBER, GroupMember("group", 2, "member", None)])
+    members = iter([MEMBER, GroupMember("group", 2, "member", None), *[MEMBER] * 10_000])
 
     async def main(device: Device) -> None:
-        assert await checkpointer(table, device, writer, lambda tp: 4, lambda: next(members)).write(5.0) == 0
+        began = time.monotonic()
+        assert await checkpointer(table, device, writer, lambda tp: 4, lambda: next(members)).write(9.0) == 0
+        assert time.monotonic() - began < 8.0
 
     run(main)
     assert writer.written == [] and len(table.taken_back) == 1

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features.kernels import compiled
+from models.features.compilation import compiled
 
 CLEAN: Final = 0
 SUSPECT: Final = (

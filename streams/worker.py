@@ -180,7 +180,7 @@ class Worker:
             config,
             self._name,
             self._ownership,
-            self.settings.commit_interval_ms / 1000.0,
+            self.settings.commit_interval_s,
             lambda offsets, owner: self._consumer().claim(offsets, owner),
             lambda offsets: self._consumer().committed_by_transaction(offsets),
             self.stop_with,

@@ -12,11 +12,10 @@ two. `heap[0]` is the first slot never used; `heap[1 + c]` heads a list of freed
 # mypy: allow-untyped-defs
 
 import math
-from collections.abc import Callable
-from typing import Any, cast
 
 import numpy as np
-from numba import njit
+
+from models.features.compilation import compiled
 
 START, LENGTH, CAPACITY, NEWEST = 0, 1, 2, 3
 NEVER = -(2**62)  # the time of no event; leaves room for subtraction without overflow
@@ -30,18 +29,6 @@ TOUCH_SLOTS = 128  # two months of payments of a usual card
 
 DAY_MS = 86_400_000
 MINUTE_MS = 60_000
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile `function` on first use, cached on disk.
-
-    numba caches beside the source, or in the user's cache folder where an installation is read-only. Where neither can
-    be written it refuses to cache: each process then compiles for itself, unless NUMBA_CACHE_DIR names a folder.
-    """
-    try:
-        return cast(Callable[..., Any], njit(cache=True, nogil=True, error_model="numpy")(function))
-    except RuntimeError:
-        return cast(Callable[..., Any], njit(nogil=True, error_model="numpy")(function))
 
 
 @compiled
@@ -511,17 +498,3 @@ def mark_duplicates(begin, rows, time, hashes, meta, times, values, heap, dirty,
         watermark = mark
     heap[GUARD] = guard
     return rows.size, watermark
-
-
-@compiled
-def payment_columns(event_time, amount, sine, cosine, out, column):
-    """Write what a payment tells by itself; `sine` and `cosine` hold the daily circle by minute."""
-    for k in range(event_time.size):
-        day = event_time[k] // DAY_MS
-        minute = (event_time[k] - day * DAY_MS) // MINUTE_MS
-        out[k, column] = amount[k]
-        out[k, column + 1] = math.log1p(amount[k])
-        out[k, column + 2] = minute < 7 * 60
-        out[k, column + 3] = (day + 3) % 7 >= 5
-        out[k, column + 4] = sine[minute]
-        out[k, column + 5] = cosine[minute]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.features.kernels import compiled
+from models.features.compilation import compiled
 from models.features.keys import Rows
 
 assert sys.byteorder == "little", "payloads are written as they lie in memory"

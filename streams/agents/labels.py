@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from models.features.seen import SeenRecords
 from models.features.terminals import TerminalHistory
 from streams.codecs import Labels, Limits, decode_labels
 from streams.metrics import Metrics
 from streams.publishing import Publisher
-from streams.topics import LABELS
+from streams.topics import DAY_MS, LABELS
 from streams.transport.producer import Outputs
 from streams.transport.record_batch import RecordBatch
+
+# As long as the topic keeps labels: a worker that starts reads all of them, and comes to the same history.
+DUPLICATES_HORIZON_MS = 90 * DAY_MS
 
 if TYPE_CHECKING:
     from streams.application import Application
@@ -52,11 +58,13 @@ class LabelJob:
 
 
 class LabelReplay:
-    """Applies labels to the terminal history."""
+    """Applies labels to the terminal history, each once: of labels for one transaction_id the first counts."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self._limits, self._seen = limits, SeenRecords(DUPLICATES_HORIZON_MS)
 
     def __call__(self, terminals: TerminalHistory, values: Sequence[bytes | None], timestamps: Sequence[int]) -> None:
         labels = decode_labels(values, now_ms=timestamps, limits=self._limits)
+        moments = np.array(timestamps, np.int64)[labels.accepted]
+        labels = labels.without(self._seen.duplicates(labels.terminal_ids, labels.transaction_ids, moments))
         terminals.add(labels.terminal_ids, labels.event_times, labels.is_fraud)

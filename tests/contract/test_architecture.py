@@ -140,6 +140,8 @@ def test_nothing_that_is_read_can_be_executed() -> None:
         (name, ast.unparse(node.func))
         for name, path in FILES.items()
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in calls
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in calls
+        and "allow_pickle=False" not in ast.unparse(node)
     }
     assert not found

@@ -24,6 +24,15 @@ Number = TypeVar("Number", int, float)
 _rows: list[Row] = []
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Trials take minutes and want a quiet machine: they have a command of their own."""
+    for item in items:
+        marked = any(item.iter_markers("faults")) or any(item.iter_markers("soak"))
+        if item.path.parent == Path(__file__).parent and item.path.name != "test_checker.py" and not marked:
+            item.add_marker(pytest.mark.trial)
+
+
 @dataclass(frozen=True)
 class Form:
     """How long a fault test is: `form(3, 50)` is 3 in the short form, 50 in the long one."""
@@ -36,7 +45,7 @@ class Form:
 
 @pytest.fixture(params=["short", pytest.param("long", marks=[pytest.mark.faults, pytest.mark.timeout(LONG_S_MAX)])])
 def form(request: pytest.FixtureRequest) -> Form:
-    """The short form runs with all tests, the long one by `pytest -m faults`."""
+    """The short form runs by `pytest -m trial`, the long one by `pytest -m faults`."""
     return Form(request.param)
 
 

@@ -192,8 +192,7 @@ def test_full_disk_of_a_worker(trial: Trial, form: Form, report: Report, tmp_pat
         verdict = trial.verdict(faults=1)
         report("18 full disk under a worker's state_dir", verdict)
         assert worker.worker.get("/ready")[0] == 200
-        assert worker.release().stop() < 10.0
-        assert trial.state_is_exact()
+        trial.assert_state_is_exact(worker.release())
         assert [path for path in disk.rglob("*") if path.is_file()] == [ballast]
 
 

@@ -181,8 +181,7 @@ def test_late_and_shuffled_input(trial: Trial, form: Form, report: Report) -> No
     trial.load(disordered(records), rate=form(400, 2_000))
     worker = trial.supervise(0, "exit:before-commit:5")
     report("16 late and shuffled input", trial.verdict(faults=1))
-    assert worker.release().stop() < 10.0
-    assert trial.state_is_exact()
+    trial.assert_state_is_exact(worker.release())
 
 
 def disordered(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -208,4 +207,4 @@ def test_repeated_ids(trial: Trial, form: Form, report: Report) -> None:
     trial.load([each for _, each in both], rate=form(100, 1_000)).finish()
     verdict = trial.verdict(30, faults=len(again))
     report("16 repeated ids", verdict)
-    assert 0 < duplicates(worker.worker) <= len(again)
+    poll_until(lambda: 0 < duplicates(worker.worker) <= len(again), 30, "repeats to be counted")

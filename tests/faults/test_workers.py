@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -53,8 +54,7 @@ def test_kills_under_load(trial: Trial, form: Form, report: Report) -> None:
     verdict = trial.verdict(faults=done, restarts=lived)
     report("1 kill -9 under load", verdict)
     assert percentile(verdict.first_decision_s, 0.95) <= form(FIRST_DECISION_SHORT_S_MAX, FIRST_DECISION_S_MAX)
-    assert worker.release().stop() < 10.0
-    assert trial.state_is_exact()
+    trial.assert_state_is_exact(worker.release())
 
 
 STEPS = (
@@ -78,8 +78,7 @@ def test_exit_at_each_step(trial: Trial, form: Form, report: Report) -> None:
     load.stop()
     report("2 exit at each step", trial.verdict(faults=len(faults)))
     assert set(worker.codes) == {-9}
-    assert worker.release().stop() < 10.0
-    assert trial.state_is_exact()
+    trial.assert_state_is_exact(worker.release())
 
 
 def test_slow_head(trial: Trial, form: Form, report: Report) -> None:
@@ -145,7 +144,9 @@ def test_rebalance_storm(trial: Trial, form: Form, report: Report) -> None:
         time.sleep(every_s if event else 0.0)
         slot = generator.choice((1, 2))
         if slot in guests:
-            guests.pop(slot).stop(15.0)
+            guest = guests.pop(slot).process
+            guest.send_signal(signal.SIGTERM)
+            guest.wait(15.0)  # whatever its code: it may still have been starting
         else:
             guests[slot] = trial.fork(slot)
     moved_s = assert_all_partitions_decide(trial, 30.0)
@@ -199,8 +200,7 @@ def test_state_is_restored_from_kafka(trial: Trial, form: Form, report: Report) 
     poll_until(lambda: len(worker.codes) >= 2, 90, "two deaths while restoring")
     load.finish()
     report("17 state wiped, killed while restoring", trial.verdict(faults=1 + len(worker.codes)))
-    assert worker.release().stop() < 10.0
-    assert trial.state_is_exact()
+    trial.assert_state_is_exact(worker.release())
 
 
 def test_model_swapped_and_rolled_back(trial: Trial, form: Form, report: Report, tmp_path: Path) -> None:

@@ -73,6 +73,10 @@ class Options:
     drain_s_max: float = 1.0
     application_id: str = GROUP
 
+    @property
+    def commit_interval_s(self) -> float:
+        return self.commit_interval_ms / 1000.0
+
 
 class Application(Flow):
     """As `streams.application.Application`: what Faust does around the worker.

@@ -62,9 +62,7 @@ def take_over_without_fencing(patch: Patch) -> None:
 def take_over_of_unstable_offsets(patch: Patch) -> None:
     """Offsets are read while the transaction of a former owner is being ended, or might still be committed."""
     offsets = Ownership._offsets
-    patch.setattr(
-        Ownership, "_offsets", lambda self, found, *, stable: offsets(self, found, stable=False)
-    )
+    patch.setattr(Ownership, "_offsets", lambda self, found, *, stable: offsets(self, found, stable=False))
     patch.setattr(streams.transport.ownership, "fence", lambda config, transactional_id: None)
 
 
@@ -134,7 +132,9 @@ DEFECTS: list[tuple[Callable[[Patch], None], str, int]] = [
 
 
 @pytest.mark.parametrize(
-    ("defect", "guarantee", "seeds_max"), DEFECTS, ids=[f"{defect.__name__}-{guarantee}" for defect, guarantee, _ in DEFECTS]
+    ("defect", "guarantee", "seeds_max"),
+    DEFECTS,
+    ids=[f"{defect.__name__}-{guarantee}" for defect, guarantee, _ in DEFECTS],
 )
 def test_a_defect_is_seen(defect: Callable[[Patch], None], guarantee: str, seeds_max: int) -> None:
     """The defect makes a seed fail, soon."""

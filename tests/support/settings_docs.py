@@ -18,6 +18,7 @@ BEGIN, END = "<!-- settings: made by `python -m tests.support.settings_docs` -->
 UNFIXED: dict[str, tuple[str, str | float]] = {
     "state_dir": ("`~/.local/state/streams`", "/var/lib/streams"),
     "worker_slot": ("unset", 0),
+    "commit_interval_ms": ("unset", 20),
     "review_threshold": ("unset", 0.5),
     "decline_threshold": ("unset", 0.9),
 }

@@ -260,6 +260,23 @@ def test_first_row_tells_how_all_times_are_written(tmp_path: Path, first: Any, o
                 file.extent()
 
 
+def test_form_of_the_first_batch_holds_for_those_of_another_type(tmp_path: Path) -> None:
+    """In NDJSON, text may turn to numbers from line to line, and so from batch to batch."""
+    path = tmp_path / "clicks.ndjson"
+    path.write_text(
+        "".join(f'{{"t": {T0 if i == 33_000 else chr(34) + ZONED + chr(34)}, "s": 1}}\n' for i in range(33_001))
+    )
+    mapping = {"event_time": "t", "session_id": "s", "item_id": "s"}
+    file = EventFile(path, CLICKSTREAM, columns=mapping, constants={"event_type": "view"})
+    with pytest.raises(SourceError, match=rf"row 33,001: expected text with an offset .*, got '?{T0}"):
+        file.extent()
+    path.write_text(
+        "".join(f'{{"t": {T0 if i > 32_767 else chr(34) + ZONED + chr(34)}, "s": 1}}\n' for i in range(33_001))
+    )
+    with pytest.raises(SourceError, match=rf"row 32,769: expected text with an offset .*, got {T0}"):
+        file.extent()
+
+
 def test_first_time_of_no_unit_is_refused(tmp_path: Path) -> None:
     """A first row that is neither seconds nor milliseconds of these years says nothing about the others."""
     for first in (1, T0 * 1_000_000, 1e300):

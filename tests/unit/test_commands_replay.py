@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -108,11 +109,20 @@ def test_speedup_that_was_reached_is_told() -> None:
     clock.now += 100.0
     assert pace.speedup_reached() == reached  # what follows the last event is not its time
 
+    early = Pace(speedup=3600.0, clock=clock)
+    early.take(times[:1])
+    clock.now += 0.02
+    early.take(times[1:])
+    before = early.speedup_reached()
+    clock.now += 0.005
+    assert early.take(times[2:]) == 0
+    assert early.speedup_reached() == before  # where nothing was due, nothing is late
+
     slow = Pace(speedup=3600.0, clock=clock)
     slow.take(times[:1])
     clock.now += 100.0
     slow.take(times[1:])
-    assert slow.speedup_reached() == 359.4
+    assert slow.speedup_reached() == pytest.approx(359.4)
 
 
 def test_history_goes_at_once_and_the_rest_waits_for_the_clock() -> None:

@@ -96,7 +96,7 @@ def test_new_item_that_nobody_clicks_is_forgotten():
     list(history.freeze(False))
     _, ids, _ = update(history, [("t", "a", FOLLOWED_MS + 2)])
     assert ids == [[]]
-    assert (b"nnew", None) in list(history.freeze(True))
+    assert (b"2new", None) in list(history.freeze(True))
 
 
 def test_ids_without_end_are_not_learned(monkeypatch):

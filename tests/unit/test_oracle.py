@@ -20,6 +20,10 @@ class Record:
     number: int
     text: bytes
     body: dict[str, Any]
+    place: int = 0
+
+    def offset(self) -> int:
+        return self.place
 
     def partition(self) -> int:
         return self.number
@@ -41,7 +45,7 @@ def partition_of(card: str) -> int:
 @pytest.fixture(scope="module")
 def oracle() -> FraudOracle:
     events, _ = payments(300, cards=20)
-    records = [Record(partition_of(e["card_id"]), e["card_id"].encode(), e) for e in events]
+    records = [Record(partition_of(e["card_id"]), e["card_id"].encode(), e, place) for place, e in enumerate(events)]
     return FraudOracle(sorted(records, key=Record.partition))
 
 

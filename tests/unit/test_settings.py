@@ -152,6 +152,8 @@ def test_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     for text in ("a = " + "[" * 60_000, "top_k = " + "1" * 60_000, "\udcff"):
         file.write_text(text, errors="surrogateescape")
         assert refusal(path=file).startswith(f"{file}: expected TOML")
+    file.write_text('state_dir = "a\\u0000b"\n')
+    assert refusal(path=file) == f"{file}: state_dir: expected text without NUL characters, got one; remove it"
     file.write_text("#" * (FILE_BYTES_MAX + 1))
     assert refusal(path=file).startswith(f"{file}: expected at most {FILE_BYTES_MAX} bytes")
     file.write_text('top_k = "5"\n')

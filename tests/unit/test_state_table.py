@@ -71,7 +71,16 @@ def decide(table: StateTable[Letters], logs: Logs, first: int, stop: int, genera
     values: list[bytes | None] = [*logs.source[first:stop]]
     count = stop - first
     batch = RecordBatch(
-        TP("source", 0), first, stop, list(range(first, stop)), [b""] * count, values, [0] * count, [()] * count, generation, 0.0
+        TP("source", 0),
+        first,
+        stop,
+        list(range(first, stop)),
+        [b""] * count,
+        values,
+        [0] * count,
+        [()] * count,
+        generation,
+        0.0,
     )
     history = table.at(batch)
     before = dict(history.counts)

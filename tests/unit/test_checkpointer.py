@@ -34,7 +34,7 @@ class Table:
 
     def snapshot(self, number: int, generation: int) -> Any:
         self.copied += 1
-        return SimpleNamespace(partition=number, position=5, rows=lambda: [])
+        return SimpleNamespace(partition=number, position=5, rows=list)
 
     def not_written(self, snapshot: Any) -> None:
         self.taken_back.append(snapshot)
@@ -65,7 +65,11 @@ def run(main: Callable[[Device], Coroutine[Any, Any, None]]) -> None:
 
 
 def checkpointer(
-    table: Table, device: Device, writer: Writer, committed: Callable[[TP], int | None], member: Callable[[], GroupMember | None]
+    table: Table,
+    device: Device,
+    writer: Writer,
+    committed: Callable[[TP], int | None],
+    member: Callable[[], GroupMember | None],
 ) -> Checkpointer:
     return Checkpointer({"table": table}, device, writer, committed, member, Metrics())  # type: ignore[arg-type, dict-item]
 

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Producer as RdProducer
 
 from streams.errors import DeliveryFailed
@@ -91,6 +91,8 @@ class StateWriter:
                     producer.produce(topic, payload, key, partition)
                     break
                 except BufferError:
+                    if time.monotonic() > deadline:
+                        raise KafkaException(KafkaError(KafkaError._QUEUE_FULL)) from None
                     producer.poll(0.01)
             count += 1
             if count % SLICE_ROWS == 0:

@@ -36,7 +36,7 @@ from tests.simulation.scheduler import Clock, Loop, Process, Scheduler, Thread
 
 GROUP = "group"
 HEARTBEAT_S = 0.15
-POLL_S = 0.05
+POLL_S = 0.1
 CONFIG = {"bootstrap.servers": "simulated:9092"}
 
 metrics = cache(Metrics)

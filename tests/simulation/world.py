@@ -69,7 +69,7 @@ def plan_of(scheduler: Scheduler, guarantee: str) -> Plan:
         wait_ms_max=random.choice((0.0, 0.0, 5.0)),
         fetch_records_max=random.choice((1, 3, 1000)),
         queue_records_max=random.choice((4, 16_384)),
-        commit_interval_ms=random.choice((5, 50)),
+        commit_interval_ms=random.choice((20, 80)),
         checkpoint_interval_s=random.choice((0.2, 0.6)),
     )
     partitions = random.randint(1, 4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 from faust.types import TP
@@ -17,15 +18,16 @@ from streams.transport.record_batch import RecordBatch
 
 
 class Failing:
-    """A job that raises on the batch at one position."""
+    """A job that raises on the batch at one position, when it decodes it or when it runs it."""
 
     name = "failing"
 
-    def __init__(self, position: int) -> None:
-        self._position = position
+    def __init__(self, position: int, in_decode: bool = False) -> None:
+        self._position, self._in_decode = position, in_decode
 
     def decode(self, batch: RecordBatch) -> None:
-        return None
+        if self._in_decode and batch.first == self._position:
+            raise RuntimeError("on purpose")
 
     def is_quick(self, batches: Sequence[RecordBatch], decoded: Sequence[None]) -> bool:
         return True
@@ -68,3 +70,35 @@ def test_nothing_behind_a_failed_micro_batch_is_published(inline_records_max: in
     asyncio.run(asyncio.wait_for(main(), 10))
     assert published == [0]
     assert {str(failure) for failure in failures} == {"on purpose"}
+
+
+@pytest.mark.parametrize("inline_records_max", [0, 1], ids=["device thread", "inline"])
+@pytest.mark.parametrize("fails", ["decode", "publish"])
+def test_a_failure_before_or_after_the_run_stops_the_worker_too(fails: str, inline_records_max: int) -> None:
+    """It is told once, names the records, and nothing behind it is published or counted as done."""
+    failures: list[BaseException] = []
+    published = Published()
+
+    def publish(delivery: Delivery) -> None:
+        if fails == "publish" and delivery.batch.first == 1:
+            raise RuntimeError("on purpose")
+        Published.publish(published, delivery)
+
+    async def main() -> None:
+        device = Device(lambda: None)
+        settings = Settings(batch_records_max=1, inline_records_max=inline_records_max)
+        job = Failing(1, in_decode=True) if fails == "decode" else Failing(-1)
+        pipeline = Pipeline(
+            job, device, SimpleNamespace(publish=publish), settings, Metrics(), lambda _: True, lambda _: None, failures.append,  # type: ignore[arg-type]
+        )  # fmt: skip
+        pipeline.submit([batch(first) for first in range(4)])
+        while not failures:
+            await asyncio.sleep(0.001)
+        assert not await pipeline.drain(time.monotonic() + 0.05)
+        device.close()
+        await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+    assert published == [0]
+    assert [str(failure) for failure in failures] == ["on purpose"]
+    assert "t[0]@1..2: not committed, and read again" in failures[0].__notes__[0]

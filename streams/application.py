@@ -124,7 +124,11 @@ class Application(Flow, faust.App):
 
     async def take_over(self, partitions: Sequence[TP]) -> None:
         """Called by the consumer with the batched partitions of a new assignment, before it fetches any."""
-        await self.worker.take_over(partitions)
+        try:
+            await self.worker.take_over(partitions)
+        except Exception as exc:
+            self.worker.stop_with(exc)  # aiokafka logs what its listener raises, and goes on as if we had begun
+            raise
 
     async def drain(self, deadline: float) -> None:
         """Called by the consumer before it commits for the last time under an assignment."""

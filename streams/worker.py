@@ -181,7 +181,7 @@ class Worker:
             self._name,
             self._ownership,
             self.settings.commit_interval_s,
-            lambda offsets, owner: self._consumer().claim(offsets, owner),
+            lambda offsets, metadata: self._consumer().claim(offsets, metadata),
             lambda offsets: self._consumer().committed_by_transaction(offsets),
             self.stop_with,
             self._loop,

@@ -324,9 +324,9 @@ class Consumer(driver.Consumer):
         conf = self.app.conf
         return GroupMember(conf.id, coordinator.generation, coordinator.member_id, conf.consumer_group_instance_id)
 
-    async def claim(self, offsets: Mapping[TP, int], owner: str) -> bool:
-        """Commit offsets with their owner's name as metadata; False where the group has moved on."""
-        claims = {TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(at, owner) for tp, at in offsets.items()}
+    async def claim(self, offsets: Mapping[TP, int], metadata: str) -> bool:
+        """Commit offsets with metadata that tells their owner; False where the group has moved on."""
+        claims = {TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(at, metadata) for tp, at in offsets.items()}
         try:
             await self._thread._ensure_consumer().commit(claims)
         except CommitFailedError:

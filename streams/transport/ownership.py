@@ -63,7 +63,7 @@ class Ownership:
         topics = self._state_topics
         states = [TopicPartition(topics[tp.topic], tp.partition) for tp in partitions if tp.topic in topics]
         places = [*partitions, *states]
-        owners = {tp.metadata for tp in self._offsets(places, stable=False) if tp.metadata} - {self._own_id}
+        owners = {owner for tp in self._offsets(places, stable=False) if (owner := owner_in(tp))} - {self._own_id}
         for owner in sorted(owners - self._alive() if owners else owners):
             fence(self._config, owner)
             logger.info("%s is not in the group any more: its transactions are ended", owner)
@@ -96,6 +96,22 @@ class Ownership:
             if error.code() not in PASSING or time.monotonic() > deadline:
                 raise KafkaUnavailable(f"group {self._group}: no committed offsets: {error.str()}")
             time.sleep(RETRY_PAUSE_S)
+
+
+def as_metadata(owner: str) -> str:
+    """Return what an offset committed outside of a transaction carries to tell its owner.
+
+    librdkafka writes metadata with a NUL at its end, and reads past the end of what was written without one.
+    """
+    return f"{owner}\0"
+
+
+def owner_in(committed: TopicPartition) -> str:
+    """Return whose offset this is, "" where it says nothing that we wrote."""
+    try:
+        return committed.metadata or ""
+    except UnicodeDecodeError:  # a foreign tool's, without a NUL at its end
+        return ""
 
 
 def state_writer_id(owner: str) -> str:

@@ -17,7 +17,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from faust.types import TP
 
 from streams.errors import DeliveryFailed
-from streams.transport.ownership import Ownership
+from streams.transport.ownership import Ownership, as_metadata
 from streams.transport.producer import Delivery, OutputSender
 from streams.transport.record_batch import RecordBatch
 
@@ -258,7 +258,7 @@ class TransactionalProducer:
             delivery.abandoned()
         # Our id stands in the offsets before the first output: whoever comes after us knows whom to fence. Not by a
         # transaction, for one that is left open says nowhere whose it is, and holds the offsets up until the time-out.
-        if not offsets or await self._claim(offsets, self._id):
+        if not offsets or await self._claim(offsets, as_metadata(self._id)):
             with self._lock:
                 self._member, self._gate_closed = member, False
 

@@ -252,7 +252,7 @@ class Producer:
         id, epoch = self._id, self._epoch
         assert id is not None and epoch is not None
         generation, name, instance = read_member(member)
-        wanted = {(tp.topic, tp.partition): (tp.offset, tp.metadata or "") for tp in offsets}
+        wanted = {(tp.topic, tp.partition): (tp.offset, f"{tp.metadata}\0" if tp.metadata else "") for tp in offsets}
         self._ask("offsets", lambda: self._broker.add_offsets(id, epoch, wanted, generation, name, instance), timeout)
 
     def commit_transaction(self, timeout: float) -> None:
@@ -427,13 +427,19 @@ class AdminClient:
         return {tp: Result(lambda tp=tp: end(tp)) for tp in spec}  # type: ignore[misc]
 
 
+def _as_read(written: str) -> str:
+    """As librdkafka hands metadata over: until the first NUL, which may lie beyond what was written."""
+    text, nul, _ = written.partition("\0")
+    return text if nul or not text else f"{text} and what lay behind it"
+
+
 def _offset(place: Place, found: tuple[int, str] | Refused) -> Any:
     refused = isinstance(found, Refused)
     return SimpleNamespace(
         topic=place[0],
         partition=place[1],
         offset=-1001 if isinstance(found, Refused) else found[0],
-        metadata=None if isinstance(found, Refused) else found[1],
+        metadata=None if isinstance(found, Refused) else _as_read(found[1]),
         error=error(found.name).args[0] if refused else None,  # type: ignore[union-attr]
     )
 

@@ -228,18 +228,21 @@ def test_simulated_events_reach_both_topics(streams: Callable[..., Result], fres
 
 def test_interrupt_confirms_what_was_sent(streams: Callable[..., Result], fresh_topics: None, own_kafka: str) -> None:
     """Ctrl-C ends an endless replay with 130 and a true count."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", "from streams.commands import main; main()", "produce", "simulate", "--rate", "500"],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "STREAMS_BOOTSTRAP_SERVERS": own_kafka},
-    )
-    deadline = time.monotonic() + 60.0
-    while len(_records("clickstream")) < 100:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=30)
+    ) as process:
+        try:
+            deadline = time.monotonic() + 60.0
+            while len(_records("clickstream")) < 100:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 130
     confirmed = int(output.partition(" confirmed")[0].splitlines()[-1].replace(",", ""))
     assert confirmed == sum(len(_records(name)) for name in ("transactions", "clickstream", "transaction-labels"))

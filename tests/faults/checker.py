@@ -12,9 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import orjson
-
-from tests.support.oracle import SCORE_TOLERANCE
 
 SHOWN = 3
 
@@ -112,7 +111,7 @@ def judge(confirmed: Mapping[str, Confirmed], expected: Expected, decisions: Seq
         each.input_id
         for each in decisions
         if each.input_id not in expected.scores
-        or abs(each.value["score"] - expected.scores[each.input_id]) > SCORE_TOLERANCE
+        or np.float32(each.value["score"]) != np.float32(expected.scores[each.input_id])
     }
     return Verdict(
         inputs=len(wanted),

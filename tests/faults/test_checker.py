@@ -17,8 +17,8 @@ RIGHT = [decision(n, n + 0.1) for n in range(4)]
 
 
 def test_what_is_right_raises_no_alarm() -> None:
-    """Every input decided once, in order, with the oracle's score, up to its rounding."""
-    verdict = judge(CONFIRMED, EXPECTED, [replace(RIGHT[0], value={"score": 0.500001, "card_id": "c"}), *RIGHT[1:]])
+    """Every input decided once, in order, with the oracle's score, up to a double's digits beyond those of a float32."""
+    verdict = judge(CONFIRMED, EXPECTED, [replace(RIGHT[0], value={"score": 0.50000000001, "card_id": "c"}), *RIGHT[1:]])
     assert verdict.clean and verdict.inputs == 4
 
 
@@ -42,8 +42,8 @@ def test_a_second_decision_is_doubled_even_if_it_is_equal() -> None:
 
 
 def test_another_score_and_an_answer_to_nothing_are_wrong() -> None:
-    """A score off by 0.001, and a decision of a record that was aborted."""
-    assert judge(CONFIRMED, EXPECTED, [decision(0, 0.1, score=0.501), *RIGHT[1:]]).wrong == ["t0"]
+    """A score off in the seventh digit, and a decision of a record that was aborted."""
+    assert judge(CONFIRMED, EXPECTED, [decision(0, 0.1, score=0.5000001), *RIGHT[1:]]).wrong == ["t0"]
     assert judge(CONFIRMED, EXPECTED, [*RIGHT, decision(9, 9.0)]).wrong == ["t9"]
 
 

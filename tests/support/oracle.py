@@ -18,8 +18,6 @@ from models.runner import FraudRunner
 from streams.codecs import Limits, decode_labels, decode_transactions
 
 NOW_MS = 4_000_000_000_000
-# Sums round differently from micro-batch to micro-batch, in about the seventh digit.
-SCORE_TOLERANCE = 1e-5
 
 
 class FraudOracle:
@@ -87,7 +85,7 @@ def checkpointed_digests(state: Sequence[Any]) -> dict[int, str]:
 def repeats_of_right_decisions(decisions: Sequence[Any], oracle: FraudOracle) -> int:
     """Check decisions against an uninterrupted run, and return how many of them repeat an earlier one.
 
-    Every payment is decided, by the one model and with the oracle's score, also where it is repeated. A decision has the
+    Every payment is decided, by the one model and with the oracle's score to the last bit, also where it is repeated. A decision has the
     key and the partition number of its payment, and the first decisions of a card stand in the order of its payments.
 
     Args:
@@ -100,7 +98,7 @@ def repeats_of_right_decisions(decisions: Sequence[Any], oracle: FraudOracle) ->
         name, card = decision["transaction_id"], decision["card_id"]
         assert name in oracle.scores, f"nobody asked for this decision: {decision}"
         score = oracle.scores[name]
-        assert abs(decision["score"] - score) < SCORE_TOLERANCE, f"expected score {score}, got {decision}"
+        assert np.float32(decision["score"]) == np.float32(score), f"expected score {score}, got {decision}"
         assert decision["model_version"] == oracle.model_version, f"expected {oracle.model_version}, got {decision}"
         assert decision["decision_id"] == f"{name}@{oracle.model_version[:12]}"
         assert message.key() == card.encode()

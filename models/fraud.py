@@ -110,6 +110,7 @@ class FraudModel(nn.Module):
         self.register_buffer("piece_start", torch.zeros(pieces))
         self.register_buffer("piece_inverse_width", torch.zeros(pieces))
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
+        self.product_rows: int | None = None  # rows of one matrix product; None: all that there are
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> FraudModel:
@@ -158,7 +159,8 @@ class FraudModel(nn.Module):
     def raw_log_odds(self, encoded: Tensor) -> Tensor:
         """Return float32[B] log-odds before calibration, from encoded rows; what training minimises."""
         weights: Any = self.layers[0].weight
-        odds: Tensor = self.layers(encoded.to(weights.dtype))
+        parts = torch.split(encoded.to(weights.dtype), self.product_rows or len(encoded))
+        odds: Tensor = torch.cat([self.layers(part) for part in parts])
         return (odds.squeeze(1).float() / LOG_ODDS_MAX).tanh() * LOG_ODDS_MAX
 
     def log_odds(self, features: Tensor) -> Tensor:

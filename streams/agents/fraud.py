@@ -16,11 +16,12 @@ from models.features.payments import FRAUD_FEATURES, PaymentFeatures
 from models.features.seen import SeenRecords
 from models.runner import FraudRunner
 from streams.codecs import Limits, Transactions, decode_transactions
+from streams.events import Reason
 from streams.isolation import Isolation, set_aside
 from streams.label_log import LabelLog
 from streams.metrics import Metrics
 from streams.policy import APPROVE, DECISIONS, Thresholds, confidence
-from streams.publishing import ModelName, Publisher, Reasons, Timing, encode_decisions
+from streams.publishing import ModelName, Publisher, Timing, encode_decisions
 from streams.state import StateTable
 from streams.topics import DECISIONS as DECISIONS_TOPIC
 from streams.topics import TRANSACTIONS
@@ -158,12 +159,12 @@ class FraudJob:
             raise ArithmeticError("a score is not a finite number")
         return scores
 
-    def _reasons(self, features: NDArray[np.float32], decisions: NDArray[np.int64]) -> list[Reasons]:
-        reasons: list[Reasons] = list(repeat([], len(decisions)))
+    def _reasons(self, features: NDArray[np.float32], decisions: NDArray[np.int64]) -> list[list[Reason]]:
+        reasons: list[list[Reason]] = list(repeat([], len(decisions)))
         held = np.flatnonzero(decisions != APPROVE)
         if held.size and self._reasons_max:
             for row, parts in zip(held.tolist(), self._runner.reasons(features[held], self._reasons_max), strict=True):
-                reasons[row] = [{"feature": name, "contribution": round(share, 6)} for name, share in parts]
+                reasons[row] = [Reason(name, round(share, 6)) for name, share in parts]
         return reasons
 
     def _outputs(self, batch: RecordBatch, columns: Transactions, values: list[bytes]) -> list[Outputs]:

@@ -69,19 +69,21 @@ class RecordSpan:
 
     def extend(self, records: Iterable[Any]) -> None:
         """Append the records at or after the position."""
-        current, position = self._open, self.position
-        for record in records:
-            if record.offset < position:  # a compressed batch begins before the position that was asked for
-                continue
-            if len(current.offsets) == self._records_max:
-                self.position = current.next_offset = record.offset
-                self._done.append(current)
-                current = self._open = self._new()
-            current.offsets.append(record.offset)
-            current.keys.append(record.key)
-            current.values.append(record.value)
-            current.timestamps.append(record.timestamp)
-            current.headers.append(record.headers)
+        left = list(records)
+        if left and left[0].offset < self.position:  # a compressed batch begins before the position that was asked for
+            left = [record for record in left if record.offset >= self.position]
+        while left:
+            if len(self._open.offsets) == self._records_max:
+                self.position = self._open.next_offset = left[0].offset
+                self._done.append(self._open)
+                self._open = self._new()
+            current, room = self._open, self._records_max - len(self._open.offsets)
+            part, left = left[:room], left[room:]
+            current.offsets += [record.offset for record in part]
+            current.keys += [record.key for record in part]
+            current.values += [record.value for record in part]
+            current.timestamps += [record.timestamp for record in part]
+            current.headers += [record.headers for record in part]
 
     def pass_to(self, position: int) -> None:
         """Move the position past a log batch, its holes included."""

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from jsonschema import Draft202012Validator, ValidationError
 
 from streams.codecs import REJECTION_CODES, Limits, decode_clicks, decode_labels, decode_transactions
-from streams.events import AMOUNT_MAX, EVENT_TIME_MS_MAX, EVENT_TIME_MS_MIN, Decision, Recommendation
-from streams.publishing import ModelName, Reasons, Timing, encode_decisions, encode_recommendations
+from streams.events import AMOUNT_MAX, EVENT_TIME_MS_MAX, EVENT_TIME_MS_MIN, Decision, Reason, Recommendation
+from streams.publishing import ModelName, Timing, encode_decisions, encode_recommendations
 from streams.schemas import EXAMPLES, asyncapi, json_schema, write_schemas
 from streams.settings import Settings
 from streams.topics import CLICKSTREAM, DECISIONS, INPUTS, LABELS, OUTPUTS, RECOMMENDATIONS, TRANSACTIONS, Topic
@@ -170,7 +170,7 @@ def test_default_limits_are_the_settings_defaults() -> None:
 def test_published_decision_obeys_its_schema() -> None:
     """What the publisher encodes is what consumers are told."""
     columns = decode_transactions([json.dumps(EXAMPLES["transactions"][0]).encode()], now_ms=NOW_MS, limits=Limits())
-    reasons: list[Reasons] = [[{"feature": "amount", "contribution": 0.4}]]
+    reasons = [[Reason("amount", 0.4)]]
     (value,) = encode_decisions(columns, [0.93], ["decline"], [0.93], reasons, MODEL, TIMING)
     validator(DECISIONS).validate(json.loads(value))
     decision = msgspec.json.decode(value, type=Decision, strict=True)
@@ -180,6 +180,8 @@ def test_published_decision_obeys_its_schema() -> None:
         MODEL.version,
     )
     assert json.loads(value).keys() == json_schema(DECISIONS)["properties"].keys()
+    with pytest.raises(ValueError, match="expected columns of 1 rows, got one of 0"):
+        encode_decisions(columns, [], ["decline"], [0.93], reasons, MODEL, TIMING)
 
 
 def test_published_recommendation_obeys_its_schema() -> None:

@@ -18,7 +18,9 @@ RIGHT = [decision(n, n + 0.1) for n in range(4)]
 
 def test_what_is_right_raises_no_alarm() -> None:
     """Every input decided once, in order, with the oracle's score, up to a double's digits beyond those of a float32."""
-    verdict = judge(CONFIRMED, EXPECTED, [replace(RIGHT[0], value={"score": 0.50000000001, "card_id": "c"}), *RIGHT[1:]])
+    verdict = judge(
+        CONFIRMED, EXPECTED, [replace(RIGHT[0], value={"score": 0.50000000001, "card_id": "c"}), *RIGHT[1:]]
+    )
     assert verdict.clean and verdict.inputs == 4
 
 

@@ -15,6 +15,7 @@ from tests.support.workers import Bench
 
 PAYMENTS = Path(__file__).parents[3] / "shared" / "data" / "fraud" / "transactions.parquet"
 COUNT = 1_504_628
+STREAMS = (sys.executable, "-c", "from streams.commands import main; main()")
 COLUMNS = "transaction_id=tx_id,event_time=ts,card_id=customer,terminal_id=terminal"
 
 pytestmark = [
@@ -35,8 +36,7 @@ def test_the_stream_gives_what_offline_gives(tmp_path: Path, partitions: int, wo
         for worker in bench.workers:
             worker.wait_until_ready()
         sending = subprocess.Popen(
-            [sys.executable, "-c", "from streams.commands import main; main()", "produce", PAYMENTS]
-            + ["--columns", COLUMNS, "--labels", "fraud"],
+            [*STREAMS, "produce", PAYMENTS, "--columns", COLUMNS, "--labels", "fraud"],
             env={**os.environ, "STREAMS_BOOTSTRAP_SERVERS": kafka.bootstrap_servers},
         )
         try:

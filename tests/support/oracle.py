@@ -85,8 +85,9 @@ def checkpointed_digests(state: Sequence[Any]) -> dict[int, str]:
 def repeats_of_right_decisions(decisions: Sequence[Any], oracle: FraudOracle) -> int:
     """Check decisions against an uninterrupted run, and return how many of them repeat an earlier one.
 
-    Every payment is decided, by the one model and with the oracle's score to the last bit, also where it is repeated. A decision has the
-    key and the partition number of its payment, and the first decisions of a card stand in the order of its payments.
+    Every payment is decided, by the one model and with the oracle's score to the last bit, also where it is repeated. A
+    decision has the key and the partition number of its payment, and the first decisions of a card stand in the order of
+    its payments.
 
     Args:
         decisions: records of `fraud-decisions`, those of a partition in its order.

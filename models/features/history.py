@@ -68,7 +68,7 @@ class KeyedHistory:
 
     def keys(self) -> list[str]:
         """Return the keys held, in no particular order."""
-        return list(self._index)
+        return self._index.keys()
 
     def holds(self, key: str) -> bool:
         """Tell whether a key is held."""
@@ -90,7 +90,7 @@ class KeyedHistory:
 
     def _held(self) -> Rows:
         """Rows of the keys that a record can still see, in no particular order."""
-        rows = np.fromiter(self._index.values(), np.int64, len(self._index))
+        rows = self._index.held_rows
         return rows[self._log.newest[rows] >= self._watermark - self._evict_after]
 
     def _floor(self) -> int:

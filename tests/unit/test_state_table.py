@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from faust.types import TP
 
 from streams.errors import StateCorrupt
+from streams.replica import Replica
 from streams.state import Marker, Snapshot, StateTable
 from streams.transport.record_batch import RecordBatch
 
@@ -38,8 +39,8 @@ class Letters:
         self._dirty = set()
         return [(key, b"%d" % self.counts[key] if key in self.counts else None) for key in keys]
 
-    def load_many(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
-        self.counts = {key: int(payload) for key, payload in pairs}
+    def load_many(self, pairs: Mapping[bytes, bytes]) -> None:
+        self.counts = {key: int(payload) for key, payload in pairs.items()}
 
 
 class Logs:
@@ -50,7 +51,11 @@ class Logs:
         self.source = [bytes([letter]) for letter in source]
         self.replayed = 0
 
-    def read(self, topic: str, partition: int, first: int, stop: int | None = None) -> Iterator[list[Any]]:
+    def ends(self, topic: str, partitions: Sequence[int]) -> dict[int, int]:
+        assert topic == "state"
+        return {0: len(self.state)}
+
+    def read(self, topic: str, partition: int, first: int, stop: int) -> Iterator[list[Any]]:
         entries: Rows = self.state if topic == "state" else [(b"", value) for value in self.source]
         for key, value in entries[first:stop]:
             self.replayed += topic == "source"
@@ -62,8 +67,8 @@ def replay(history: Letters, values: Sequence[bytes | None], timestamps: Sequenc
         history.add(value or b"")
 
 
-def table(logs: Logs, layout: str = "letters/1") -> StateTable[Letters]:
-    return StateTable("state", "source", layout, Letters, replay, logs)  # type: ignore[arg-type]
+def table(logs: Logs, layout: str = "letters/1", *at_hand: Callable[..., Replica]) -> StateTable[Letters]:
+    return StateTable("state", "source", layout, Letters, replay, logs, *at_hand)  # type: ignore[arg-type]
 
 
 def decide(table: StateTable[Letters], logs: Logs, first: int, stop: int, generation: int = 1) -> dict[bytes, int]:

@@ -29,3 +29,20 @@ def test_find_never_makes_a_key_known() -> None:
     index.rows(["a", "b"])
     assert index.find(["b", "c", "a"]).tolist() == [1, -1, 0]
     assert len(index) == 2 and index.rows([]).dtype == np.int64
+
+
+distinct = st.lists(st.sampled_from("abcdefgh"), unique=True)
+
+
+@given(distinct, distinct, st.integers(0, 3), distinct)
+def test_distinct_keys_get_the_rows_that_any_keys_get(
+    first: list[str], second: list[str], gone: int, third: list[str]
+) -> None:
+    """The fast way for a whole snapshot and the usual one hand out the same rows, also where some were given back."""
+    fast, usual = KeyIndex(), KeyIndex()
+    for keys in (first, second):
+        assert fast.rows_of_distinct(keys).tolist() == usual.rows(keys).tolist()
+    for index in (fast, usual):
+        index.evict(np.arange(min(gone, len(index))))
+    assert fast.rows_of_distinct(third).tolist() == usual.rows(third).tolist()
+    assert dict(fast) == dict(usual) and fast.row_count == usual.row_count

@@ -189,3 +189,32 @@ def test_a_group_that_was_set_back_is_restored_from_the_input() -> None:
     logs.state += found
     assert msgspec.json.decode(found[-1][1] or b"", type=Marker).position == 4
     assert decide(table(logs), logs, 2, 4) == {b"a": 1, b"b": 1}
+
+
+def known_up_to(logs: Logs, offset: int) -> Callable[..., Replica]:
+    """Return a copy of the checkpoint log up to an offset, as a file has one."""
+    copy = Replica()
+    part = logs.state[:offset]
+    copy.apply([key for key, _ in part], [payload for _, payload in part], offset)
+    return lambda number, end: copy
+
+
+@pytest.mark.parametrize("layout", ["letters/1", "letters/2"])
+@pytest.mark.parametrize("first", [2, 4, 5])
+def test_a_restore_from_a_copy_and_the_tail_is_that_from_the_log(layout: str, first: int) -> None:
+    """Wherever the copy ends: with tombstones, a torn checkpoint, another layout, a marker above where a batch begins."""
+    logs = Logs(b"ab cab")
+    writer = table(logs)
+    for begin, end in ((0, 2), (2, 4), (4, 5)):
+        decide(writer, logs, begin, end)
+        logs.state += snapshot(writer).rows()
+    decide(writer, logs, 5, 6)
+    logs.state += [*list(snapshot(writer).rows())[:-1], (b"rz", None)]
+
+    def outcome(restored: StateTable[Letters]) -> tuple[object, ...]:
+        before = decide(restored, logs, first, first + 1)
+        return before, sorted(snapshot(restored).rows(), key=repr)
+
+    expected = outcome(table(logs, layout))
+    for offset in range(len(logs.state) + 1):
+        assert outcome(table(logs, layout, known_up_to(logs, offset))) == expected, offset

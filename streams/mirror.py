@@ -104,10 +104,10 @@ class Mirror:
             self._files.pop(place).close()
         for place in self._failures.keys() - wanted:
             del self._failures[place]
-        for place in wanted:
+        for place in sorted(wanted):
             self._write(place, self._open)
         try:
-            for topic in {topic for topic, _ in self._files}:
+            for topic in sorted({topic for topic, _ in self._files}):
                 known_ms = clock_ms()
                 ends = self._reader.ends(topic, [number for each, number in self._files if each == topic])
                 for number, end in ends.items():

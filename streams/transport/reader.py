@@ -56,6 +56,8 @@ class LogReader:
                 "auto.offset.reset": "earliest",
                 "fetch.wait.max.ms": 100,
                 "queued.max.messages.kbytes": 65_536,
+                # By default a full queue keeps the next fetch for a second: most of the time of a long read.
+                "fetch.queue.backoff.ms": 5,
             }
         )
         self._admin = AdminClient(dict(config))

@@ -8,6 +8,7 @@ of it are compared by hash.
 
 import argparse
 import gc
+import logging
 import tempfile
 import time
 from functools import partial
@@ -22,6 +23,7 @@ from faust.types import TP
 
 from streams.agents.fraud import CardReplay, CardState
 from streams.codecs import Limits
+from streams.connection import QUIET
 from streams.kafka import EmbeddedKafka
 from streams.mirror import READ_RECORDS_MAX, Mirror
 from streams.replica import MARKER, ROW
@@ -92,10 +94,11 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="streams-restore-") as folder,
         EmbeddedKafka(Path(folder) / "kafka") as kafka,
     ):
-        config = load_settings(env={}, bootstrap_servers=kafka.bootstrap_servers).librdkafka()
+        config = load_settings(env={}, bootstrap_servers=kafka.bootstrap_servers).librdkafka() | QUIET
         topic = state_topic("bench", "card-state", PARTITIONS)
         new = [NewTopic(topic.name, PARTITIONS, 1, config=topic.config), NewTopic(TRANSACTIONS.name, PARTITIONS, 1)]
-        for future in AdminClient(config).create_topics(new).values():
+        admin = AdminClient(config)
+        for future in admin.create_topics(new).values():
             future.result(30)
         producer = Producer(
             {**config, "transactional.id": "bench", "compression.type": "lz4", "message.max.bytes": 8 << 20}
@@ -118,6 +121,7 @@ def main() -> None:
         began = time.perf_counter()
         mirror.follow((topic.name, number) for number in range(PARTITIONS))
         mirror.start()
+        logging.disable(logging.WARNING)  # a file that is not yet whole is told each time
         ends = LogReader(config, "bench").ends(topic.name, range(PARTITIONS))
         while any(read_files(number, lambda end=end: end).next_offset < end for number, end in ends.items()):
             time.sleep(1.0)

@@ -27,7 +27,7 @@ READ_RECORDS_MAX = 1_024
 # A file of an idle partition tells now and then that it still is all there is.
 RENEW_MS = 3_600_000
 # The last round is for a checkpoint of a few thousand rows; what it misses is read at the next start.
-LAST_ROUND_S_MAX = 1.0
+LAST_ROUND_S_MAX = 1.5
 # Of the time for which the log keeps tombstones, the share for which a file counts: reading the rest takes its time.
 AGE_SHARE_MAX = 0.5
 

@@ -33,15 +33,19 @@ class Replica:
     def apply(self, keys: Sequence[bytes], payloads: Sequence[bytes | None], next_offset: int) -> None:
         """Read on: records from `self.next_offset` on, in order, up to `next_offset`."""
         begin = 0
-        for at in [at for at, key in enumerate(keys) if key == MARKER and payloads[at] is not None]:
-            self._put(keys[begin:at], payloads[begin:at])
-            self._close(payloads[at])
-            begin = at + 1
+        if MARKER in keys:  # few of a million are
+            for at in [at for at, key in enumerate(keys) if key == MARKER and payloads[at] is not None]:
+                self._put(keys[begin:at], payloads[begin:at])
+                self._close(payloads[at])
+                begin = at + 1
         self._put(keys[begin:], payloads[begin:])
         self.next_offset = next_offset
 
     def _put(self, keys: Sequence[bytes], payloads: Sequence[bytes | None]) -> None:
-        self.behind.update({key[1:]: payload for key, payload in zip(keys, payloads, strict=True) if key[:1] == ROW})
+        names = [key[1:] for key in keys if key[:1] == ROW]
+        if len(names) < len(keys):
+            payloads = [payload for key, payload in zip(keys, payloads, strict=True) if key[:1] == ROW]
+        self.behind.update(zip(names, payloads, strict=True))
 
     def _close(self, marker: bytes | None) -> None:
         behind, self.behind, self.marker = self.behind, {}, marker

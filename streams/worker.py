@@ -49,6 +49,7 @@ logger = logging.getLogger(__name__)
 # The interpreter lets a thread keep the lock for 5 ms by default: the loop would wait that long behind the device thread.
 SWITCH_INTERVAL_S = 0.0002
 WATCH_S = 2.0
+LABEL_WAIT_MS = 100  # ten empty fetches a second while no label comes
 MIRROR_PATIENCE_S = 5.0  # its next round asks again
 STANDSTILL_S = (
     10.0  # longer than a broker's restart of a second or two, shorter than anybody's patience: /ready says so
@@ -111,7 +112,8 @@ class Worker:
         publisher = Publisher(self._producer)
         horizon = int(settings.duplicates_horizon_h * 3_600_000)
         limits = Limits(settings.record_bytes_max, settings.event_time_ahead_s_max * 1000)
-        self._state_reader, ends_reader, label_reader = (LogReader(config, settings.application_id) for _ in range(3))
+        self._state_reader, ends_reader = (LogReader(config, settings.application_id) for _ in range(2))
+        label_reader = LogReader(config, settings.application_id, fetch_wait_ms_max=LABEL_WAIT_MS)
         self._ends_reader = LogReader(config, settings.application_id, patience_s=0.0)
         for reader in (self._state_reader, self._ends_reader, ends_reader):
             self._closing.callback(reader.close)

@@ -149,9 +149,11 @@ class KeyedHistory:
 
     def load_distinct(self, keys: Sequence[bytes], rows_of_keys: Sequence[bytes | None]) -> None:
         """Do `load_many` for keys that are all different, with the payload of each, in two lists: for a million rows."""
-        gone = names([key for key, payload in zip(keys, rows_of_keys, strict=True) if payload is None])
-        kept = names([key for key, payload in zip(keys, rows_of_keys, strict=True) if payload is not None])
-        held = [payload for payload in rows_of_keys if payload is not None]
+        held, gone = [payload for payload in rows_of_keys if payload is not None], list[str]()
+        if len(held) < len(keys):
+            gone = names([key for key, payload in zip(keys, rows_of_keys, strict=True) if payload is None])
+            keys = [key for key, payload in zip(keys, rows_of_keys, strict=True) if payload is not None]
+        kept = names(keys)
         try:
             ends, newest, times, values = payloads.decode(held, self._log.values.dtype, self._kind, self._scale)
         except ValueError as bad:

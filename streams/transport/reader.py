@@ -31,7 +31,8 @@ Answer = TypeVar("Answer")
 class LogReader:
     """A read_committed librdkafka consumer with positions of its own. One thread at a time.
 
-    A cluster that does not answer is asked again for `patience_s`. About `records_max` records come at a time; making them
+    The end of a span is told by an empty fetch, which takes `fetch_wait_ms_max`; whoever follows a log without end gives
+    fetches more time. A cluster that does not answer is asked again for `patience_s`. About `records_max` records come at a time; making them
     holds the interpreter for a millisecond a thousand.
 
     `interrupt` makes a `read` under way, and every later one, raise KafkaUnavailable; any thread may call it.
@@ -43,6 +44,7 @@ class LogReader:
         name: str,
         patience_s: float = PATIENCE_S,
         records_max: int = READ_RECORDS_MAX,
+        fetch_wait_ms_max: int = 10,
     ) -> None:
         self._patience_s, self._records_max = patience_s, records_max
         self._consumer = Consumer(
@@ -54,7 +56,7 @@ class LogReader:
                 "isolation.level": "read_committed",
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
-                "fetch.wait.max.ms": 100,
+                "fetch.wait.max.ms": fetch_wait_ms_max,
                 "queued.max.messages.kbytes": 65_536,
                 # By default a full queue keeps the next fetch for a second: most of the time of a long read.
                 "fetch.queue.backoff.ms": 5,

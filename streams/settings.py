@@ -25,7 +25,7 @@ Guarantee = Literal["at_least_once", "exactly_once"]
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16"]
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
-CheckpointFiles = Literal["none", "own", "all"]
+FilesKept = Literal["none", "own", "all"]
 SeenItems = Literal["drop", "keep"]
 NewItems = Literal["recommend", "ignore"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
@@ -79,7 +79,7 @@ class Settings:
         None, "time between commits, of transactions or of offsets; unset: 20 with exactly_once, 100 with at_least_once"
     )
     checkpoint_interval_s: float = setting(10.0, "time between checkpoints of the feature state")
-    checkpoint_files: CheckpointFiles = setting(
+    checkpoint_files: FilesKept = setting(
         "own", "checkpoints also kept as files, for a fast restart: of own partitions; of all: a warm standby; or none"
     )
     drain_s_max: float = setting(8.0, "how long a stopping worker may finish what it has begun")

@@ -28,6 +28,7 @@ class Logs:
         self.logs = logs
         self.read_from: list[tuple[str, int, int]] = []
         self.down = self.closed = False
+        self.breaks_at = 1_000
         self.held = threading.Event()
         self.held.set()
 
@@ -46,6 +47,8 @@ class Logs:
         self.read_from.append((topic, partition, first))
         self.held.wait()
         for offset, (key, value) in list(enumerate(self.logs[topic]))[first:stop]:
+            if offset == self.breaks_at:
+                raise KafkaUnavailable("nobody answers any more")
             yield [SimpleNamespace(key=lambda k=key: k, value=lambda v=value: v, offset=lambda o=offset: o)]
 
     def interrupt(self) -> None:
@@ -75,7 +78,8 @@ def mirror(folder: Path, logs: Logs, interval_s: float = 0.01, failed: Callable[
 def test_files_follow_the_partitions_that_are_wanted(tmp_path: Path) -> None:
     """Each round reads on where the file ends; a file that is not wanted any more can be kept by another worker."""
     logs = Logs(cards=checkpoint(1), clicks=[])
-    first, second = mirror(tmp_path, logs), mirror(tmp_path, logs)
+    others = Logs(**logs.logs)
+    first, second = mirror(tmp_path, logs), mirror(tmp_path, others)
     read, read_second = reads(first, "cards"), reads(second, "cards")
     first.add("clicks")
     first.start(), second.start()
@@ -91,7 +95,7 @@ def test_files_follow_the_partitions_that_are_wanted(tmp_path: Path) -> None:
     logs.logs["cards"] += [(b"", b""), *checkpoint(3)]
     poll_until(lambda: read_second(0, 9).next_offset == 9, 10, "another's file")
     first.close(), second.close()
-    assert logs.closed
+    assert others.read_from[-1] == ("cards", 0, 6) and logs.closed
 
 
 def test_what_is_written_last_is_in_the_file(tmp_path: Path) -> None:
@@ -133,6 +137,24 @@ def test_a_cluster_that_is_away_is_asked_again(tmp_path: Path) -> None:
     assert one.failure is None
     logs.down = False
     poll_until(lambda: read(0, 3).next_offset == 3, 10, "a file")
+    one.close()
+
+
+def test_a_file_that_was_not_brought_to_the_end_does_not_count(tmp_path: Path) -> None:
+    """What stands behind it may be as old as the log, tombstones that are about to go among it."""
+    logs = Logs(cards=checkpoint(1))
+    logs.breaks_at = 1
+    one = mirror(tmp_path, logs)
+    read = reads(one, "cards")
+    one.follow([("cards", 0)])
+    one.start()
+    poll_until(lambda: len(logs.read_from) > 2, 10, "readings that break off")
+    assert set(logs.read_from) == {("cards", 0, 0)} and read(0, 3).next_offset == 0
+    logs.breaks_at = 1_000
+    poll_until(lambda: read(0, 3).next_offset == 3, 10, "a file")
+    logs.logs["cards"] += [(b"", b""), *checkpoint(2)]
+    logs.breaks_at = 4
+    poll_until(lambda: read(0, 6).next_offset == 4, 10, "a file that is continued in part")
     one.close()
 
 

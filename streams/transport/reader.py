@@ -32,8 +32,8 @@ class LogReader:
     """A read_committed librdkafka consumer with positions of its own. One thread at a time.
 
     The end of a span is told by an empty fetch, which takes `fetch_wait_ms_max`; whoever follows a log without end gives
-    fetches more time. A cluster that does not answer is asked again for `patience_s`. About `records_max` records come at a time; making them
-    holds the interpreter for a millisecond a thousand.
+    fetches more time. A cluster that does not answer is asked again for `patience_s`. About `records_max` records come at a
+    time; making them holds the interpreter for a millisecond a thousand.
 
     `interrupt` makes a `read` under way, and every later one, raise KafkaUnavailable; any thread may call it.
     """

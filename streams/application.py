@@ -300,8 +300,8 @@ def declare_pages(app: Application) -> None:
     @app.page("/ready")
     async def ready(self: Any, request: Any) -> Any:
         worker = app.worker
-        is_ready = worker.ready and worker.failure is None and not app.rebalancing and worker.standstill is None
-        reason = None if is_ready else str(worker.failure or worker.standstill or "partitions are being assigned")
+        is_ready = worker.ready and not app.rebalancing and worker.hindrance is None
+        reason = None if is_ready else worker.hindrance or "partitions are being assigned"
         return self.json({"ready": is_ready, "reason": reason}, status=200 if is_ready else 503)
 
     @app.page("/metrics")

@@ -44,6 +44,10 @@ class Metrics:
         self.checkpoints = Counter("checkpoints_total", "Checkpoints of the state", ["table", "result"], **common)
         # Rows written by checkpoints, by table.
         self.checkpoint_rows = Counter("checkpoint_rows_total", "Rows written by checkpoints", ["table"], **common)
+        # Checkpoints that could not be brought to a file of this machine, a partition and a round each.
+        self.checkpoint_file_failures = Counter(
+            "checkpoint_file_failures_total", "Checkpoint files that could not be written", **common
+        )
         # Input records replayed into state by restores, by table.
         self.restored = Gauge("restored_records", "Input records replayed since start", ["table"], **common)
         # Seconds this worker waited until its labels were complete.

@@ -25,6 +25,7 @@ Guarantee = Literal["at_least_once", "exactly_once"]
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16"]
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+FilesKept = Literal["none", "own", "all"]
 SeenItems = Literal["drop", "keep"]
 NewItems = Literal["recommend", "ignore"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
@@ -50,7 +51,7 @@ class Settings:
     )
     application_id: str = setting("streams", "consumer group, and prefix of the state topics and transactional ids")
     guarantee: Guarantee = setting("exactly_once", "delivery guarantee of decisions")
-    state_dir: str = setting(_state_dir, "folder of the embedded broker and of Faust's own files")
+    state_dir: str = setting(_state_dir, "folder of the embedded broker, of the checkpoint files and of Faust's own")
     worker_slot: int | None = setting(
         None, "small number, stable for a worker: static membership, transactional id, port offset"
     )
@@ -78,6 +79,9 @@ class Settings:
         None, "time between commits, of transactions or of offsets; unset: 20 with exactly_once, 100 with at_least_once"
     )
     checkpoint_interval_s: float = setting(10.0, "time between checkpoints of the feature state")
+    checkpoint_files: FilesKept = setting(
+        "own", "checkpoints also kept as files, for a fast restart: of own partitions; of all: a warm standby; or none"
+    )
     drain_s_max: float = setting(8.0, "how long a stopping worker may finish what it has begun")
     stall_s_max: float = setting(120.0, "how long a partition may stand still before the worker stops to begin anew")
     session_timeout_s: float = setting(10.0, "silence after which the group takes a worker's partitions away")

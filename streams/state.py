@@ -13,20 +13,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 from models.errors import StateError
 from streams.errors import StateCorrupt
+from streams.replica import MARKER, ROW, Replica
 from streams.transport.reader import LogReader
 from streams.transport.record_batch import RecordBatch
 
 logger = logging.getLogger(__name__)
 
-ROW, MARKER = b"r", b"m"
 Row = tuple[bytes, bytes | None]
 
 
@@ -37,7 +38,7 @@ class History(Protocol):
 
     def freeze(self, dirty_only: bool) -> Iterable[Row]: ...
 
-    def load_many(self, pairs: Sequence[tuple[bytes, bytes]]) -> None: ...
+    def load_many(self, pairs: Mapping[bytes, bytes]) -> None: ...
 
 
 H = TypeVar("H", bound=History)
@@ -93,6 +94,7 @@ class StateTable(Generic[H]):
         new_history: makes an empty history.
         replay: applies the values of consecutive records, with their timestamps, to a history.
         reader: reads checkpoints and the source.
+        at_hand: returns what is known here of a partition's checkpoint log, given what tells the log's end.
     """
 
     def __init__(
@@ -103,9 +105,11 @@ class StateTable(Generic[H]):
         new_history: Callable[[], H],
         replay: Callable[[H, list[bytes | None], list[int]], None],
         reader: LogReader,
+        at_hand: Callable[[int, Callable[[], int]], Replica] = lambda number, end: Replica(),
     ) -> None:
         self.topic, self.source, self._layout = topic, source, layout
         self._new_history, self._replay, self._reader = new_history, replay, reader
+        self._at_hand = at_hand
         self._partitions: dict[int, Partition[H]] = {}
         self.restored_records = 0
 
@@ -136,11 +140,15 @@ class StateTable(Generic[H]):
 
     def _restore(self, number: int, stop: int) -> Partition[H]:
         began = time.monotonic()
-        rows, torn, marker = self._checkpoint(number)
+        copy = self._at_hand(number, partial(self._end, number))
+        first, end = copy.next_offset, self._end(number)
+        for messages in self._reader.read(self.topic, number, first, end):
+            copy.apply([m.key() or b"" for m in messages], [m.value() for m in messages], end)
+        marker, rows = self._marker(copy, number), copy.rows
         stale: frozenset[bytes] = frozenset()
         if marker is None or marker.layout != self._layout or marker.position > stop:
             # No checkpoint, or of another layout, or the group was set back before it: the log is the only truth.
-            stale, rows, marker = torn.union(rows), {}, Marker(self._layout, 0, [])
+            stale, rows, marker = frozenset(copy.behind).union(rows), {}, Marker(self._layout, 0, [])
         history = self._new_history()
         if rows:
             history.watermarks = marker.watermarks
@@ -149,45 +157,23 @@ class StateTable(Generic[H]):
             self._replay(history, [m.value() for m in messages], [m.timestamp()[1] for m in messages])
             self.restored_records += len(messages)
         logger.info(
-            "%s[%d]: restored to %d from %d rows at %d in %.2f s",
-            self.source, number, stop, len(rows), marker.position, time.monotonic() - began,
+            "%s[%d]: restored to %d from %d rows at %d in %.2f s, %d of %d offsets of checkpoints from a file",
+            self.source, number, stop, len(rows), marker.position, time.monotonic() - began, first, end,
         )  # fmt: skip
         return Partition(history, stop, marker.position, whole=bool(stale), stale=stale)
 
+    def _end(self, number: int) -> int:
+        return self._reader.ends(self.topic, [number])[number]
+
     def _load(self, history: H, rows: dict[bytes, bytes], number: int) -> None:
         try:
-            history.load_many(list(rows.items()))
+            history.load_many(rows)
         except StateError as exc:
             raise StateCorrupt(f"{self.topic}[{number}]: {exc}; delete the topic to have it rebuilt") from exc
 
-    def _checkpoint(self, number: int) -> tuple[dict[bytes, bytes], frozenset[bytes], Marker | None]:
-        """Return the rows of the last checkpoint that is there as a whole, keys of one that is not, and the marker.
-
-        Readers see a log up to the first record of a transaction that is open. Where another writer left one open among
-        a checkpoint's rows, the first of these can be read, the rest and the marker cannot.
-        """
-        rows: dict[bytes, bytes] = {}
-        behind: dict[bytes, bytes | None] = {}  # rows whose marker has not come yet
-        marker: Marker | None = None
-        for messages in self._reader.read(self.topic, number, 0):
-            for message in messages:
-                key, payload = message.key() or b"", message.value()
-                kind, name = key[:1], key[1:]
-                if kind == MARKER and payload is not None:
-                    marker = self._read_marker(payload, number)
-                    for changed, row in behind.items():
-                        if row is None:
-                            rows.pop(changed, None)
-                        else:
-                            rows[changed] = row
-                    behind.clear()
-                elif kind == ROW:
-                    behind[name] = payload
-        return rows, frozenset(behind), marker
-
-    def _read_marker(self, payload: bytes, number: int) -> Marker:
+    def _marker(self, copy: Replica, number: int) -> Marker | None:
         try:
-            return msgspec.json.decode(payload, type=Marker)
+            return None if copy.marker is None else msgspec.json.decode(copy.marker, type=Marker)
         except msgspec.DecodeError as exc:
             raise StateCorrupt(
                 f"{self.topic}[{number}]: unreadable marker: {exc}; delete the topic to rebuild it from {self.source}"

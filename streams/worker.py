@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from streams.codecs import Limits, decode_transactions
 from streams.errors import KafkaUnavailable, Standstill, TopicChanged
 from streams.label_log import LabelLog
 from streams.metrics import Metrics
+from streams.mirror import READ_RECORDS_MAX, Mirror
 from streams.policy import Thresholds
 from streams.publishing import Publisher
 from streams.scoring import Device, Job, Pipeline
@@ -47,6 +49,8 @@ logger = logging.getLogger(__name__)
 # The interpreter lets a thread keep the lock for 5 ms by default: the loop would wait that long behind the device thread.
 SWITCH_INTERVAL_S = 0.0002
 WATCH_S = 2.0
+LABEL_WAIT_MS = 100  # ten empty fetches a second while no label comes
+MIRROR_PATIENCE_S = 5.0  # its next round asks again
 STANDSTILL_S = (
     10.0  # longer than a broker's restart of a second or two, shorter than anybody's patience: /ready says so
 )
@@ -108,10 +112,17 @@ class Worker:
         publisher = Publisher(self._producer)
         horizon = int(settings.duplicates_horizon_h * 3_600_000)
         limits = Limits(settings.record_bytes_max, settings.event_time_ahead_s_max * 1000)
-        self._state_reader, ends_reader, label_reader = (LogReader(config, settings.application_id) for _ in range(3))
+        self._state_reader, ends_reader = (LogReader(config, settings.application_id) for _ in range(2))
+        label_reader = LogReader(config, settings.application_id, fetch_wait_ms_max=LABEL_WAIT_MS)
         self._ends_reader = LogReader(config, settings.application_id, patience_s=0.0)
         for reader in (self._state_reader, self._ends_reader, ends_reader):
             self._closing.callback(reader.close)
+        self._mirror = Mirror(
+            Path(settings.state_dir) / f"{settings.application_id}-data" / "checkpoints",
+            LogReader(config, settings.application_id, patience_s=MIRROR_PATIENCE_S, records_max=READ_RECORDS_MAX),
+            settings.checkpoint_interval_s,
+            self.metrics.checkpoint_file_failures.inc,
+        )
         self._cards = self._table(
             "card-state", TRANSACTIONS, "cards/2", partial(CardState, horizon), CardReplay(limits)
         )
@@ -165,7 +176,10 @@ class Worker:
             lambda: self.member,
             self.metrics,
         )
+        self._closing.callback(self._mirror.close)  # behind the last checkpoint
         self._closing.callback(self._checkpointer.close)
+        self._follow(set())
+        self._mirror.start()
         gc.collect()
         gc.freeze()  # models and code live as long as the process: collections need not look at them
         logger.info(
@@ -215,7 +229,9 @@ class Worker:
             self._create(topic, count)
         self._input_partitions[source.name] = count
         self._state_topics[source.name] = topic.name
-        return StateTable(topic.name, source.name, layout, new, replay, self._state_reader)
+        files = self.settings.checkpoint_files != "none"
+        at_hand = [self._mirror.add(topic.name)] if files else []
+        return StateTable(topic.name, source.name, layout, new, replay, self._state_reader, *at_hand)
 
     def _create(self, topic: Topic, count: int) -> None:
         """Make the topic, or give it the partitions that the input has been given since."""
@@ -275,11 +291,28 @@ class Worker:
     def keep(self, assigned: set[TP]) -> None:
         """Forget the state of partitions that are not ours any more, once the device comes to it."""
 
+        self._follow(assigned)
+
         def keep() -> None:
             for table in self._tables.values():
                 table.keep({tp.partition for tp in assigned if tp.topic == table.source})
 
         self.device.submit(keep)
+
+    def _follow(self, assigned: set[TP]) -> None:
+        """Keep files of the checkpoints of our partitions, or of all: then we stand by for every other worker."""
+        keep = self.settings.checkpoint_files
+        self._mirror.follow(
+            (table.topic, number)
+            for table in self._tables.values()
+            for number in range(self._input_partitions[table.source])
+            if keep == "all" or (keep == "own" and TP(table.source, number) in assigned)
+        )
+
+    @property
+    def hindrance(self) -> str | None:
+        """Why this worker is not ready, whatever its partitions are; None where nothing hinders it."""
+        return str(self.failure) if self.failure is not None else self.standstill or self._mirror.failure
 
     async def watch(self) -> None:
         """Look for partitions that stand still, until cancelled; one that does for `stall_s_max` stops the worker.

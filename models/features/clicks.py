@@ -16,13 +16,13 @@ recommended the new item: it has no vector, but it has been chosen from here.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
-from models.features.history import HistoryGroup, KeyedHistory, Pair
+from models.features.history import HistoryGroup, KeyedHistory, Pair, Pairs
 from models.features.sessions import SessionHistory
 
 FOLLOWERS = 20
@@ -142,7 +142,7 @@ class ClickHistory(HistoryGroup):
         self._name_again()  # evicted names leave
         return frozen
 
-    def load_many(self, pairs: Iterable[Pair]) -> None:
+    def load_many(self, pairs: Pairs) -> None:
         """Put rows of snapshots in place, as `KeyedHistory.load_many` does.
 
         Raises:

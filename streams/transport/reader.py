@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka import (
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType
 
 from streams.errors import KafkaUnavailable
 
@@ -16,17 +25,28 @@ PATIENCE_S = 60.0
 RETRY_PAUSE_S = 0.25
 READ_RECORDS_MAX = 4_096
 
+Answer = TypeVar("Answer")
+
 
 class LogReader:
     """A read_committed librdkafka consumer with positions of its own. One thread at a time.
 
-    A cluster that does not answer is asked again for `patience_s`.
+    The end of a span is told by an empty fetch, which takes `fetch_wait_ms_max`; whoever follows a log without end gives
+    fetches more time. A cluster that does not answer is asked again for `patience_s`. About `records_max` records come at a
+    time; making them holds the interpreter for a millisecond a thousand.
 
     `interrupt` makes a `read` under way, and every later one, raise KafkaUnavailable; any thread may call it.
     """
 
-    def __init__(self, config: Mapping[str, str], name: str, patience_s: float = PATIENCE_S) -> None:
-        self._patience_s = patience_s
+    def __init__(
+        self,
+        config: Mapping[str, str],
+        name: str,
+        patience_s: float = PATIENCE_S,
+        records_max: int = READ_RECORDS_MAX,
+        fetch_wait_ms_max: int = 10,
+    ) -> None:
+        self._patience_s, self._records_max = patience_s, records_max
         self._consumer = Consumer(
             {
                 **config,
@@ -36,8 +56,10 @@ class LogReader:
                 "isolation.level": "read_committed",
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
-                "fetch.wait.max.ms": 100,
+                "fetch.wait.max.ms": fetch_wait_ms_max,
                 "queued.max.messages.kbytes": 65_536,
+                # By default a full queue keeps the next fetch for a second: most of the time of a long read.
+                "fetch.queue.backoff.ms": 5,
             }
         )
         self._admin = AdminClient(dict(config))
@@ -46,17 +68,43 @@ class LogReader:
     def ends(self, topic: str, partitions: Sequence[int]) -> dict[int, int]:
         """Return the first position after the last stable record of each partition."""
         spec = {TopicPartition(topic, p): OffsetSpec.latest() for p in partitions}
-        deadline = time.monotonic() + self._patience_s
-        while True:
+
+        def ask() -> dict[int, int]:
             futures = self._admin.list_offsets(
                 spec, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ANSWER_S_MAX
             )
+            return {tp.partition: future.result().offset for tp, future in futures.items()}
+
+        return self._answer(f"{topic}: no end offsets", ask)
+
+    def topic_id(self, topic: str) -> str:
+        """Return the topic's id at the cluster: another one once it was deleted and made again."""
+
+        def ask() -> str:
+            described = self._admin.describe_topics(TopicCollection([topic]), request_timeout=ANSWER_S_MAX)
+            return str(described[topic].result().topic_id)
+
+        return self._answer(f"{topic}: not described", ask)
+
+    def tombstones_kept_ms(self, topic: str) -> int:
+        """Return how long a reader has, from the beginning on, before tombstones may be gone (delete.retention.ms)."""
+        resource = ConfigResource(ResourceType.TOPIC, topic)
+
+        def ask() -> int:
+            described = self._admin.describe_configs([resource], request_timeout=ANSWER_S_MAX)
+            return int(described[resource].result()["delete.retention.ms"].value)
+
+        return self._answer(f"{topic}: no settings", ask)
+
+    def _answer(self, what: str, ask: Callable[[], Answer]) -> Answer:
+        """Ask again where a broker restarts, a topic has just been made, or partitions are between two leaders."""
+        deadline = time.monotonic() + self._patience_s
+        while True:
             try:
-                return {tp.partition: future.result().offset for tp, future in futures.items()}
+                return ask()
             except KafkaException as exc:
-                # A broker that restarts, or partitions between two leaders, is back in seconds.
                 if time.monotonic() > deadline or self._interrupted:
-                    raise KafkaUnavailable(f"{topic}: no end offsets: {exc.args[0].str()}") from exc
+                    raise KafkaUnavailable(f"{what}: {exc.args[0].str()}") from exc
             time.sleep(RETRY_PAUSE_S)
 
     def partitions(self, topic: str) -> list[int]:
@@ -67,13 +115,12 @@ class LogReader:
             raise KafkaUnavailable(f"{topic}: no metadata: {exc.args[0].str()}") from exc
         return [] if known is None or known.error is not None else sorted(known.partitions)
 
-    def read(self, topic: str, partition: int, first: int, stop: int | None = None) -> Iterator[list[Message]]:
-        """Yield the records in [first, stop), in order; stop None means the end as of now.
+    def read(self, topic: str, partition: int, first: int, stop: int) -> Iterator[list[Message]]:
+        """Yield the records in [first, stop), in order.
 
         Raises:
             KafkaUnavailable: no answer in time, or an error of the partition.
         """
-        stop = self.ends(topic, [partition])[partition] if stop is None else stop
         if first >= stop:
             return
         self._consumer.assign([TopicPartition(topic, partition, first)])
@@ -85,10 +132,12 @@ class LogReader:
                 messages, at_end = self.poll(0.5)
                 if messages:
                     heard_at = time.monotonic()
-                    cut = [message for message in messages if (message.offset() or 0) < stop]
-                    if cut:
-                        yield cut
-                    if len(cut) < len(messages) or (messages[-1].offset() or 0) + 1 >= stop:
+                    last = messages[-1].offset() or 0
+                    if last >= stop:
+                        messages = [message for message in messages if (message.offset() or 0) < stop]
+                    if messages:
+                        yield messages
+                    if last + 1 >= stop:
                         return
                 if at_end.get(partition, -1) >= stop:
                     return
@@ -105,16 +154,19 @@ class LogReader:
 
     def poll(self, timeout_s: float) -> tuple[list[Message], dict[int, int]]:
         """Return records, and for each partition whose end was reached, its end position."""
-        found: list[Message] = []
         ends: dict[int, int] = {}
         head = self._consumer.poll(timeout_s)  # consume() alone would wait the whole time for a full list
         if head is None:
+            return [], ends
+        taken = [head, *self._consumer.consume(self._records_max, 0)]
+        found = [message for message in taken if message.error() is None]
+        if len(found) == len(taken):
             return found, ends
-        for message in [head, *self._consumer.consume(READ_RECORDS_MAX, 0)]:
+        for message in taken:
             error = message.error()
             if error is None:
-                found.append(message)
-            elif error.code() == KafkaError._PARTITION_EOF:
+                continue
+            if error.code() == KafkaError._PARTITION_EOF:
                 ends[message.partition() or 0] = message.offset() or 0
             elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN:
                 raise KafkaUnavailable(f"{message.topic()}[{message.partition()}]: {error.str()}")

@@ -280,6 +280,9 @@ class SimulatedWorker(Worker):
         )  # fmt: skip
         self._closing.callback(self._checkpointer.close)
 
+    def _follow(self, assigned: set[TP]) -> None:
+        """No files: a simulated worker has no disk."""
+
     @staticmethod
     def _dawdle() -> None:
         if Cluster.happens(cluster().slow_runs):

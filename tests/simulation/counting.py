@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from streams.state import StateTable
 from streams.transport.producer import Outputs
@@ -36,8 +36,8 @@ class CountHistory:
         self._dirty = set()
         return [(key.encode(), str(self.counts[key]).encode() if key in self.counts else None) for key in keys]
 
-    def load_many(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
-        self.counts = {key.decode(): int(payload) for key, payload in pairs}
+    def load_many(self, pairs: Mapping[bytes, bytes]) -> None:
+        self.counts = {key.decode(): int(payload) for key, payload in pairs.items()}
 
 
 def replay(history: CountHistory, values: list[bytes | None], timestamps: list[int]) -> None:

@@ -41,3 +41,21 @@ def test_garbage_collection_does_not_walk_the_keys() -> None:
     assert len(index) == 500 and len(index.free_rows) == 500
     walked = [held for name in KeyIndex.__slots__ if gc.is_tracked(held := getattr(index, name))]
     assert sum(len(gc.get_referents(held)) for held in walked) < 5
+
+
+distinct = st.lists(st.sampled_from("abcdefgh"), unique=True)
+
+
+@given(distinct, distinct, st.integers(0, 3), distinct)
+def test_distinct_keys_get_the_rows_that_any_keys_get(
+    first: list[str], second: list[str], gone: int, third: list[str]
+) -> None:
+    """The fast way for a whole snapshot and the usual one hand out the same rows, also where some were given back."""
+    fast, usual = KeyIndex(), KeyIndex()
+    for keys in (first, second):
+        assert fast.rows_of_distinct(keys).tolist() == usual.rows(keys).tolist()
+    for index in (fast, usual):
+        index.evict(np.arange(min(gone, len(index))))
+    assert fast.rows_of_distinct(third).tolist() == usual.rows(third).tolist()
+    assert fast.keys() == usual.keys() and fast.held_rows.tolist() == usual.held_rows.tolist()
+    assert fast.row_count == usual.row_count

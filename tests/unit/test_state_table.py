@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from faust.types import TP
 
 from streams.errors import StateCorrupt
+from streams.replica import Replica
 from streams.state import Marker, Snapshot, StateTable
 from streams.transport.record_batch import RecordBatch
 
@@ -38,8 +39,8 @@ class Letters:
         self._dirty = set()
         return [(key, b"%d" % self.counts[key] if key in self.counts else None) for key in keys]
 
-    def load_many(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
-        self.counts = {key: int(payload) for key, payload in pairs}
+    def load_many(self, pairs: Mapping[bytes, bytes]) -> None:
+        self.counts = {key: int(payload) for key, payload in pairs.items()}
 
 
 class Logs:
@@ -50,7 +51,11 @@ class Logs:
         self.source = [bytes([letter]) for letter in source]
         self.replayed = 0
 
-    def read(self, topic: str, partition: int, first: int, stop: int | None = None) -> Iterator[list[Any]]:
+    def ends(self, topic: str, partitions: Sequence[int]) -> dict[int, int]:
+        assert topic == "state"
+        return {0: len(self.state)}
+
+    def read(self, topic: str, partition: int, first: int, stop: int) -> Iterator[list[Any]]:
         entries: Rows = self.state if topic == "state" else [(b"", value) for value in self.source]
         for key, value in entries[first:stop]:
             self.replayed += topic == "source"
@@ -62,8 +67,8 @@ def replay(history: Letters, values: Sequence[bytes | None], timestamps: Sequenc
         history.add(value or b"")
 
 
-def table(logs: Logs, layout: str = "letters/1") -> StateTable[Letters]:
-    return StateTable("state", "source", layout, Letters, replay, logs)  # type: ignore[arg-type]
+def table(logs: Logs, layout: str = "letters/1", *at_hand: Callable[..., Replica]) -> StateTable[Letters]:
+    return StateTable("state", "source", layout, Letters, replay, logs, *at_hand)  # type: ignore[arg-type]
 
 
 def decide(table: StateTable[Letters], logs: Logs, first: int, stop: int, generation: int = 1) -> dict[bytes, int]:
@@ -184,3 +189,32 @@ def test_a_group_that_was_set_back_is_restored_from_the_input() -> None:
     logs.state += found
     assert msgspec.json.decode(found[-1][1] or b"", type=Marker).position == 4
     assert decide(table(logs), logs, 2, 4) == {b"a": 1, b"b": 1}
+
+
+def known_up_to(logs: Logs, offset: int) -> Callable[..., Replica]:
+    """Return a copy of the checkpoint log up to an offset, as a file has one."""
+    copy = Replica()
+    part = logs.state[:offset]
+    copy.apply([key for key, _ in part], [payload for _, payload in part], offset)
+    return lambda number, end: copy
+
+
+@pytest.mark.parametrize("layout", ["letters/1", "letters/2"])
+@pytest.mark.parametrize("first", [2, 4, 5])
+def test_a_restore_from_a_copy_and_the_tail_is_that_from_the_log(layout: str, first: int) -> None:
+    """Wherever the copy ends: with tombstones, a torn checkpoint, another layout, a marker above where a batch begins."""
+    logs = Logs(b"ab cab")
+    writer = table(logs)
+    for begin, end in ((0, 2), (2, 4), (4, 5)):
+        decide(writer, logs, begin, end)
+        logs.state += snapshot(writer).rows()
+    decide(writer, logs, 5, 6)
+    logs.state += [*list(snapshot(writer).rows())[:-1], (b"rz", None)]
+
+    def outcome(restored: StateTable[Letters]) -> tuple[object, ...]:
+        before = decide(restored, logs, first, first + 1)
+        return before, sorted(snapshot(restored).rows(), key=repr)
+
+    expected = outcome(table(logs, layout))
+    for offset in range(len(logs.state) + 1):
+        assert outcome(table(logs, layout, known_up_to(logs, offset))) == expected, offset

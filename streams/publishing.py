@@ -11,12 +11,11 @@ import orjson
 from streams.codecs import Clicks, Rejection, Transactions, encode_dead_letter
 from streams.errors import KafkaUnavailable
 from streams.events import LETTER_KEY_BYTES_MAX
+from streams.policy import Reasons
 from streams.topics import DEAD_LETTERS, DECISIONS, RECOMMENDATIONS, Topic
 from streams.transport.producer import Delivery, OutputProducer, Outputs
 from streams.transport.record_batch import RecordBatch
 from streams.transport.transactions import TransactionalProducer
-
-Reasons = list[dict[str, str | float]]
 
 DESTINATIONS = (DECISIONS, RECOMMENDATIONS, DEAD_LETTERS)
 
@@ -99,14 +98,17 @@ class Publisher:
 
 def encode_decisions(
     columns: Transactions,
-    scores: Sequence[float],
+    scores: Sequence[float | None],
     decisions: Sequence[str],
-    confidences: Sequence[float],
+    confidences: Sequence[float | None],
     reasons: Sequence[Reasons],
     model: ModelName,
     timing: Timing,
+    *,
+    degraded: bool = False,
 ) -> list[bytes]:
     """Return the JSON values of `fraud-decisions`, one a transaction (`streams.events.Decision`)."""
+    marks = {"strategy": "rules", "degraded": True} if degraded else {}
     name, version, suffix = model.name, model.version, model.suffix
     decided_at, timings = timing.decided_at, timing.as_json()
     return [
@@ -126,6 +128,7 @@ def encode_decisions(
                 "model_version": version,
                 "decided_at": decided_at,
                 "timings": timings,
+                **marks,
             }
         )
         for transaction_id, card_id, terminal_id, amount, event_time, score, decision, confidence, why in zip(
@@ -142,8 +145,11 @@ def encode_recommendations(
     strategies: Sequence[str],
     model: ModelName,
     timing: Timing,
+    *,
+    degraded: bool = False,
 ) -> list[bytes]:
     """Return the JSON values of `recommendations`, one a click (`streams.events.Recommendation`)."""
+    marks = {"degraded": True} if degraded else {}
     name, version, suffix = model.name, model.version, model.suffix
     decided_at, timings = timing.decided_at, timing.as_json()
     return [
@@ -160,6 +166,7 @@ def encode_recommendations(
                 "event_time": event_time,
                 "decided_at": decided_at,
                 "timings": timings,
+                **marks,
             }
         )
         for event_id, session_id, event_time, items, each, strategy in zip(

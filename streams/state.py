@@ -21,6 +21,7 @@ import msgspec
 
 from models.errors import StateError
 from streams.errors import StateCorrupt
+from streams.events import Headers
 from streams.transport.reader import LogReader
 from streams.transport.record_batch import RecordBatch
 
@@ -91,7 +92,7 @@ class StateTable(Generic[H]):
         source: topic whose records make the state.
         layout: names what a row means (version, vocabulary); checkpoints of another layout are passed over.
         new_history: makes an empty history.
-        replay: applies the values of consecutive records, with their timestamps, to a history.
+        replay: applies the values of consecutive records, with their timestamps and headers, to a history.
         reader: reads checkpoints and the source.
     """
 
@@ -101,7 +102,7 @@ class StateTable(Generic[H]):
         source: str,
         layout: str,
         new_history: Callable[[], H],
-        replay: Callable[[H, list[bytes | None], list[int]], None],
+        replay: Callable[[H, list[bytes | None], list[int], list[Headers]], None],
         reader: LogReader,
     ) -> None:
         self.topic, self.source, self._layout = topic, source, layout
@@ -146,7 +147,12 @@ class StateTable(Generic[H]):
             history.watermarks = marker.watermarks
             self._load(history, rows, number)
         for messages in self._reader.read(self.source, number, marker.position, stop):
-            self._replay(history, [m.value() for m in messages], [m.timestamp()[1] for m in messages])
+            self._replay(
+                history,
+                [m.value() for m in messages],
+                [m.timestamp()[1] for m in messages],
+                [m.headers() for m in messages],
+            )
             self.restored_records += len(messages)
         logger.info(
             "%s[%d]: restored to %d from %d rows at %d in %.2f s",

@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.features.payments import FRAUD_FEATURES
+from models.features.cards import CardHistory
+from models.features.payments import FRAUD_FEATURES, PaymentFeatures, replay
+from models.features.terminals import TerminalHistory
+from models.runner import FraudRunner
+from models.training.simulator import simulate_payments
 from streams.policy import APPROVE, REVIEW, Rules, Verdicts
+from streams.settings import Settings
 
 RULES = Rules(card_count_10min=4, amount_over_typical=5.0, terminal_frauds=2.0, night_amount=500.0)
 USUAL = {"amount": 20.0, "card_count_10min": 1.0, "card_amount_over_typical": 1.0, "terminal_recent_frauds": 0.0}
@@ -51,6 +56,30 @@ def test_rules_make_no_score_and_decline_nothing() -> None:
     assert verdicts.decisions.tolist() == [REVIEW, APPROVE]
     assert (verdicts.scores, verdicts.confidences) == ([None, None], [None, None])
     assert [each["feature"] for each in verdicts.reasons[0]] == ["card_count_10min", "amount_over_typical"]
+
+
+def test_default_rules_catch_about_half_of_the_simulators_fraud() -> None:
+    """They are worth having without a model, and do not send every payment to review; `-s` prints the README's figures."""
+    settings = Settings()
+    rules = Rules(
+        settings.rule_card_count_10min,
+        settings.rule_amount_over_typical,
+        settings.rule_terminal_frauds,
+        settings.rule_night_amount,
+    )
+    columns = dict(simulate_payments(300_000, 501, cards=3_000, terminals=1_500))
+    half = len(columns["is_fraud"]) // 2
+    features = replay(PaymentFeatures(CardHistory(), TerminalHistory()), columns)[half:]
+    is_fraud = columns["is_fraud"][half:]
+    model = FraudRunner.load(device="cpu")
+    by_model = model.score(features) >= model.thresholds["review"]
+    by_rules = rules.decide(features, 0).decisions == REVIEW
+    for name, held in (("rules", by_rules), ("model", by_model)):
+        print(
+            f"{name}: {held.mean():.4f} held up, {is_fraud[held].mean():.2f} of them and {held[is_fraud].mean():.2f} of fraud"
+        )
+    assert by_rules.mean() < 0.02
+    assert by_rules[is_fraud].mean() > 0.45 and is_fraud[by_rules].mean() > 0.35
 
 
 def test_parts_are_joined_in_order() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -64,6 +64,36 @@ class Artifact:
         if name not in self.manifest:
             raise ArtifactError(f"{self.folder / MANIFEST_FILE}: expected a section {name!r}, got none; train it again")
         return self.manifest[name]
+
+    def tensor(self, name: str, dtypes: Sequence[str], shape: Sequence[int | None]) -> NDArray[Any]:
+        """Return a tensor that this kind of model cannot do without.
+
+        Args:
+            dtypes: Any of these, by their numpy names.
+            shape: Size of each dimension, None where any will do.
+
+        Raises:
+            ArtifactError: it is absent, of another type or shape, or holds a number that is not finite.
+        """
+        sizes = " x ".join("any" if size is None else str(size) for size in shape)
+        expected = f"{self.folder / WEIGHTS_FILE}: {name}: expected {sizes} finite numbers of {' or '.join(dtypes)}"
+        tensor = self.tensors.get(name)
+        if tensor is None:
+            raise ArtifactError(f"{expected}, got no such tensor; train it again")
+        fits = tensor.ndim == len(shape) and all(
+            size in (None, found) for size, found in zip(shape, tensor.shape, strict=True)
+        )
+        if str(tensor.dtype) not in dtypes or not fits:
+            found = " x ".join(map(str, tensor.shape))
+            raise ArtifactError(f"{expected}, got {found} of {tensor.dtype}; train it again")
+        if not np.isfinite(tensor).all():
+            raise ArtifactError(f"{expected}, got some that are not finite; train it again")
+        return tensor
+
+    def like(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Return the tensors of these names, each of the type and shape of the array given; errors as for `tensor`."""
+        # A number alone is kept as a tensor of one dimension.
+        return {name: self.tensor(name, [str(own.dtype)], own.shape or (1,)) for name, own in arrays.items()}
 
 
 def default_artifact(kind: str) -> Path:

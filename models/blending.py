@@ -9,7 +9,7 @@ short, middle and long sessions. All of it is one compiled loop over the rows: a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final, cast
 
 import numpy as np
@@ -25,6 +25,8 @@ Int32 = NDArray[np.int32]
 # Sessions of 1, of 2 to 4, and of 5 clicks and more have weights of their own.
 LONGER_THAN: Final = (1, 4)
 SEQUENCE, NEIGHBOURS, REPEATS = range(3)
+LOG_SCALE_MAX: Final = 80.0  # beyond, its exponential is no float32
+COUNT_MAX: Final = 10_000  # matches, clicks or items that a setting of the neighbours may name
 BLOCK: Final = 64  # items whose largest score stands for them; a cache line of block maxima covers 1,024 items
 
 
@@ -78,6 +80,25 @@ class NeighbourSettings:
     evidence: float = 0.3
     popularity: float = 0.15
 
+    @classmethod
+    def from_artifact(cls, artifact: Artifact) -> NeighbourSettings:
+        """Return the settings of an artifact; the defaults where it says nothing.
+
+        Raises:
+            ArtifactError: one is unknown, no number, or one that would claim memory without end.
+        """
+        given = artifact.section("neighbours")
+        known = {own.name: type(own.default) for own in fields(cls)}
+        for name, value in given.items() if isinstance(given, dict) else [("neighbours", given)]:
+            whole = known.get(name) is int
+            fits = (type(value) is int and 1 <= value <= COUNT_MAX) if whole else type(value) in (int, float)
+            if name not in known or not fits:
+                expected = f"a whole number, 1 to {COUNT_MAX}" if whole else f"a number for one of {', '.join(known)}"
+                raise ArtifactError(
+                    f"{artifact.folder}: neighbours: {name}: expected {expected}, got {value!r:.24}; train it again"
+                )
+        return cls(**given)
+
 
 class PastSessions:
     """Past sessions, found by their items.
@@ -109,14 +130,12 @@ class PastSessions:
             ArtifactError: they are absent or do not fit each other or the vocabulary.
         """
         items = int(artifact.section("architecture")["items"])
-        try:
-            clicks, lengths = (artifact.tensors[name] for name in cls.TENSORS)
-        except KeyError as error:
-            raise ArtifactError(f"{artifact.folder}: expected tensor {error}, got none; train it again") from error
-        if int(lengths.sum()) != len(clicks) or (len(clicks) and int(clicks.max()) >= items):
+        clicks, lengths = (artifact.tensor(name, ["uint16", "int32"], [None]) for name in cls.TENSORS)
+        first, last = (int(clicks.min()), int(clicks.max())) if len(clicks) else (0, 0)
+        if int(lengths.sum()) != len(clicks) or first < 0 or last >= items or (lengths < 0).any():
             raise ArtifactError(
-                f"{artifact.folder}: expected {int(lengths.sum())} past clicks on {items} items, got {len(clicks)} up "
-                f"to item {int(clicks.max())}; train it again"
+                f"{artifact.folder}: expected {int(lengths.sum())} past clicks on {items} items, got {len(clicks)} on "
+                f"items {first} to {last}; train it again"
             )
         return cls(clicks, lengths, items)
 
@@ -166,16 +185,14 @@ class Blend:
         Raises:
             ArtifactError: past sessions, settings or weights are absent or do not fit.
         """
-        try:
-            settings = NeighbourSettings(**artifact.section("neighbours"))
-            repeats, weights = (artifact.tensors[name] for name in cls.TENSORS)
-        except (KeyError, TypeError) as error:
+        repeats = artifact.tensor("blend.repeats", ["float32"], [artifact.section("architecture")["length"]])
+        weights = artifact.tensor("blend.weights", ["float32"], [len(LONGER_THAN) + 1, 3])
+        settings, past = NeighbourSettings.from_artifact(artifact), PastSessions.from_artifact(artifact)
+        if not log_scale <= LOG_SCALE_MAX:
             raise ArtifactError(
-                f"{artifact.folder}: expected the blend's settings and tensors, got {error}; train it again"
-            ) from error
-        return cls(
-            embedding, float(np.exp(log_scale)), PastSessions.from_artifact(artifact), settings, repeats, weights
-        )
+                f"{artifact.folder}: log_scale: expected at most {LOG_SCALE_MAX}, got {log_scale}; train it again"
+            )
+        return cls(embedding, float(np.exp(log_scale)), past, settings, repeats, weights)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Return what goes into the artifact beside the network."""

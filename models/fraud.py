@@ -20,6 +20,9 @@ STANDARDISED_MAX: Final = 8.0
 # No row is surer than 22,000 to 1, before calibration: a float32 probability closer to 1 has no neighbours to be ranked by.
 LOG_ODDS_MAX: Final = 10.0
 
+THRESHOLDS: Final = ("review", "decline")
+SHOWN_CHARS_MAX: Final = 200  # of a section that is refused: the manifest has all of it
+
 # Edges of a feature's pieces. Fraud lives in the tails: the last hundredth and thousandth have pieces of their own.
 QUANTILES: Final = (0.0, 0.2, 0.4, 0.6, 0.8, 0.99, 0.999, 1.0)
 
@@ -73,6 +76,40 @@ REASON_GROUPS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
+def reason_groups(artifact: Artifact) -> dict[str, list[int]]:
+    """Return the columns of each group of features that an artifact names in reasons.
+
+    Raises:
+        ArtifactError: not every feature is in one group, or something else is.
+    """
+    features, groups = artifact.section("features"), artifact.section("reasons")
+    lists = groups.values() if isinstance(groups, dict) else []
+    grouped = [feature for group in lists if isinstance(group, list) for feature in group]
+    if sorted(map(str, grouped)) != sorted(features) or not all(isinstance(group, list) for group in lists):
+        raise ArtifactError(
+            f"{artifact.folder}: reasons: expected an object of lists with each feature in one of them, "
+            f"got {str(groups)[:SHOWN_CHARS_MAX]}; train it again"
+        )
+    return {name: [features.index(feature) for feature in group] for name, group in groups.items()}
+
+
+def thresholds(artifact: Artifact) -> dict[str, float]:
+    """Return the scores from which an artifact reviews and declines a payment.
+
+    Raises:
+        ArtifactError: one is absent, no probability, or above the other.
+    """
+    given = artifact.section("thresholds")
+    found = [given.get(name) for name in THRESHOLDS] if isinstance(given, dict) else []
+    numbers = [value for value in found if isinstance(value, int | float) and not isinstance(value, bool)]
+    if len(numbers) != len(THRESHOLDS) or not 0.0 <= numbers[0] <= numbers[1] <= 1.0:
+        raise ArtifactError(
+            f"{artifact.folder}: thresholds: expected 0 <= review <= decline <= 1, "
+            f"got {str(given)[:SHOWN_CHARS_MAX]}; train it again"
+        )
+    return dict(zip(THRESHOLDS, map(float, numbers), strict=True))
+
+
 class FraudModel(nn.Module):
     """Encoding, an MLP and Platt calibration in one module, so that serving cannot skip a part.
 
@@ -121,16 +158,21 @@ class FraudModel(nn.Module):
         """
         if artifact.kind != "fraud":
             raise ArtifactError(f"{artifact.folder}: expected kind fraud, got {artifact.kind}; correct the path")
-        architecture = artifact.section("architecture")
+        architecture, features = artifact.section("architecture"), artifact.section("features")
         try:
-            model = cls(len(artifact.section("features")), architecture["pieces"], architecture["hidden"])
-            model.load_state_dict(
-                {name: torch.from_numpy(value) for name, value in artifact.tensors.items() if name != "baseline"}
-            )
-        except (KeyError, TypeError, RuntimeError) as error:
+            model = cls(len(features), architecture["pieces"], architecture["hidden"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ArtifactError(
-                f"{artifact.folder}: expected tensors that fit {architecture}, got {error}; train it again"
+                f"{artifact.folder}: expected features and an architecture of pieces and hidden layers, "
+                f"got {architecture} ({error!r}); train it again"
             ) from error
+        own = {name: value.numpy() for name, value in model.state_dict().items()}
+        model.load_state_dict({name: torch.from_numpy(value) for name, value in artifact.like(own).items()})
+        if not bool(((model.piece_feature >= 0) & (model.piece_feature < len(features))).all()):
+            raise ArtifactError(
+                f"{artifact.folder}: piece_feature: expected 0 to {len(features) - 1}, got "
+                f"{int(model.piece_feature.min())} to {int(model.piece_feature.max())}; train it again"
+            )
         return model
 
     @classmethod

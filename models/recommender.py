@@ -99,15 +99,13 @@ class RecommenderModel(nn.Module):
         architecture = artifact.section("architecture")
         try:
             model = cls(architecture["items"], architecture["width"], architecture["heads"], architecture["length"])
-            own = {name: torch.from_numpy(artifact.tensors[name]) for name in model.state_dict()}
-            model.load_state_dict(own)
-            ids = len(Vocabulary.from_artifact(artifact).ids)
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ArtifactError(
-                f"{artifact.folder}: expected tensors that fit {architecture}, got {error}; train it again"
+                f"{artifact.folder}: expected an architecture of items, width, heads and length, "
+                f"got {architecture} ({error!r}); train it again"
             ) from error
-        if ids != model.items:
-            raise ArtifactError(f"{artifact.folder}: expected {model.items} item ids, got {ids}; train it again")
+        own = {name: value.numpy() for name, value in model.state_dict().items()}
+        model.load_state_dict({name: torch.from_numpy(value) for name, value in artifact.like(own).items()})
         return model
 
     def encode(self, sequences: Tensor, counts: Tensor) -> Tensor:
@@ -141,9 +139,25 @@ class Vocabulary:
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Vocabulary:
-        """Read the vocabulary of an artifact; KeyError if a tensor is absent."""
-        utf8, end, clicks = (artifact.tensors[name] for name in cls.TENSORS)
-        return cls(unpack_texts(utf8, end), clicks)
+        """Read the vocabulary of an artifact.
+
+        Raises:
+            ArtifactError: its tensors are absent, or are not an id and a number of clicks for each item.
+        """
+        items = artifact.section("architecture")["items"]
+        utf8 = artifact.tensor("item_ids.utf8", ["uint8"], [None])
+        end = artifact.tensor("item_ids.end", ["int64"], [items])
+        clicks = artifact.tensor("item_clicks", ["int64"], [items])
+        try:
+            ids = unpack_texts(utf8, end)
+        except ValueError as error:
+            raise ArtifactError(f"{artifact.folder}: item_ids: expected UTF-8, got {error}; train it again") from error
+        if len(set(ids)) != items or np.diff(end, prepend=0).min() < 0 or end[-1] != len(utf8) or clicks.min() < 0:
+            raise ArtifactError(
+                f"{artifact.folder}: expected {items} different item ids in {len(utf8)} bytes, and clicks >= 0, "
+                f"got {len(set(ids))} in {end[-1]} and clicks from {clicks.min()} on; train it again"
+            )
+        return cls(ids, clicks)
 
     def tensors(self) -> dict[str, NDArray[np.generic]]:
         """Return what goes into the artifact."""

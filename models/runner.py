@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from models.artifacts import Artifact, default_artifact, load_artifact
 from models.blending import Blend, largest
-from models.errors import ArtifactError, FeatureMismatch, ModelError
+from models.errors import FeatureMismatch, ModelError
 from models.features.clicks import NewItems
 from models.features.payments import FRAUD_FEATURES
-from models.fraud import FraudModel
+from models.fraud import FraudModel, reason_groups, thresholds
 from models.recommender import RecommenderModel, Vocabulary
 
 Float32 = NDArray[np.float32]
@@ -148,26 +148,25 @@ class FraudRunner:
         chunk_rows: int = 0,
     ) -> None:
         self.device = resolve_device(device)
-        trained_on = tuple(artifact.section("features"))
-        if artifact.kind == "fraud" and trained_on != FRAUD_FEATURES:
+        trained_on = artifact.section("features")
+        if artifact.kind == "fraud" and trained_on != list(FRAUD_FEATURES):
             raise FeatureMismatch(
-                f"{artifact.folder}: expected the features {', '.join(FRAUD_FEATURES)}, "
-                f"got {', '.join(trained_on)}; train the model with this version"
+                f"{artifact.folder}: expected the features {list(FRAUD_FEATURES)}, got {trained_on}; "
+                "train the model with this version"
             )
         self._model = FraudModel.from_artifact(artifact).cast(resolve_dtype(dtype, self.device)).to(self.device)
         freeze(self._model)
         self._model.product_rows = chunk_rows or FRAUD_CHUNK_ROWS[self.device.type]
         chunks = range(1, FRAUD_CHUNKS_MAX[self.device.type] + 1)
         self._batches = Batches(self.device, [count * self._model.product_rows for count in chunks])
-        self.features = trained_on
+        self.features = FRAUD_FEATURES
         self.name = artifact.name
         self.version = artifact.version
-        thresholds = artifact.section("thresholds")
-        self.thresholds: dict[str, float] = {name: float(thresholds[name]) for name in ("review", "decline")}
-        groups: dict[str, list[str]] = artifact.section("reasons")
+        self.thresholds = thresholds(artifact)
+        groups = reason_groups(artifact)
         self._groups = tuple(groups)
-        self._baseline = torch.from_numpy(artifact.tensors["baseline"])
-        self._substitutions = self._telescope([[trained_on.index(name) for name in group] for group in groups.values()])
+        self._baseline = torch.from_numpy(artifact.tensor("baseline", ["float32"], [len(FRAUD_FEATURES)]))
+        self._substitutions = self._telescope(list(groups.values()))
 
     @classmethod
     def load(cls, folder: Path | str = "", device: str = "auto", dtype: str = "float32") -> FraudRunner:
@@ -252,8 +251,6 @@ class FraudRunner:
         for step, (group, from_end) in enumerate(zip(groups, reversed(groups), strict=True), start=1):
             steps[0, step:, group] = True
             steps[1, step:, from_end] = True
-        if not steps[:, -1].all():
-            raise ArtifactError(f"{self.name}: expected every feature in a group of reasons; train it again")
         return steps
 
 
@@ -307,6 +304,7 @@ class RecommenderRunner:
         self._index = vocabulary.index
         self._ids = np.array([*vocabulary.ids, None], dtype=object)  # index -1 is the last place
         self._popular = np.argsort(-vocabulary.clicks, kind="stable").astype(np.int32)
+        self._rank = np.argsort(self._popular).astype(np.int32)  # place of an item in _popular
         self._popularity = (vocabulary.clicks / max(1, int(vocabulary.clicks.sum()))).astype(np.float32)
         self.items = model.items
         self.length = model.length
@@ -353,10 +351,30 @@ class RecommenderRunner:
             )
             for row, by_neighbours in zip(rows.tolist(), (shares[:, 1] > shares[:, 0]).tolist(), strict=True):
                 strategies[row] = NEIGHBOURS if by_neighbours else SEQUENCE
+        return Slates(items, self._names(items), scores, strategies)
+
+    def recommend_popular(self, sequences: Int32, k: int, keep_seen: bool = False) -> Slates:
+        """Return the k items with the most clicks in training, whatever the network says; arguments as for `recommend`.
+
+        Returns:
+            Slates of strategy POPULAR; a score is the item's share of all clicks.
+        """
+        best = self._popular[: k + sequences.shape[1]]  # enough of them, whatever the session has seen
+        seen = np.zeros((len(sequences), len(best)), np.bool_)
+        if not keep_seen:
+            ranks = np.where(sequences >= 0, self._rank[sequences], self.items)
+            rows, places = np.nonzero(ranks < len(best))
+            seen[rows, ranks[rows, places]] = True
+        chosen = np.argsort(seen, axis=1, kind="stable")[:, :k]  # unseen ones first, in order
+        items = np.where(np.take_along_axis(seen, chosen, axis=1), np.int32(-1), best[chosen])
+        scores = np.where(items >= 0, self._popularity[items], np.float32(0))
+        return Slates(items, self._names(items), scores, [POPULAR] * len(sequences))
+
+    def _names(self, items: Int32) -> list[list[str]]:
         ids: list[list[str]] = self._ids[items].tolist()
         if (items < 0).any():
             ids = [[item for item in row if item is not None] for row in ids]
-        return Slates(items, ids, scores, strategies)
+        return ids
 
     def with_new(self, slates: Slates, new: NewItems) -> Slates:
         """Return slates with new items among their ids and scores, in the order of probability.
@@ -443,6 +461,10 @@ class Looking:
                 place = order[covered]
                 found = self._model.encode(clicks, lengths)[: len(place)]
                 vectors[place] = found.float().cpu().numpy()
+                if not np.isfinite(
+                    vectors[place]
+                ).all():  # nothing to pick the largest of: loops would leave their arrays
+                    raise ModelError("recommender: expected finite session vectors, got others; train it again")
                 found = found.to(self._items.dtype)
                 for begin in range(0, len(place), self._rows_max):
                     logits = found[begin : begin + self._rows_max] @ self._items.t()

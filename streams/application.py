@@ -302,7 +302,8 @@ def declare_pages(app: Application) -> None:
         worker = app.worker
         is_ready = worker.ready and not app.rebalancing and worker.hindrance is None
         reason = None if is_ready else worker.hindrance or "partitions are being assigned"
-        return self.json({"ready": is_ready, "reason": reason}, status=200 if is_ready else 503)
+        page = {"ready": is_ready, "reason": reason, "degraded": worker.degraded}
+        return self.json(page, status=200 if is_ready else 503)
 
     @app.page("/metrics")
     async def metrics(self: Any, request: Any) -> Any:

@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 
 from streams.events import (
     EVENT_TIME_MS_MIN,
+    FAILED_AT,
     LETTER_KEY_BYTES_MAX,
     LETTER_MESSAGE_CHARS_MAX,
     LETTER_VALUE_BYTES_MAX,
     LISTED,
     Click,
+    Headers,
     Transaction,
     TransactionLabel,
 )
@@ -116,8 +118,28 @@ class Columns:
         return replace(self, **columns)  # type: ignore[type-var]
 
 
+class Decidable(Columns):
+    """Rows that a model answers. One for which it failed may come again (`FAILED_AT`), to be answered after all.
+
+    Its id is remembered since its first attempt, whatever the model said then: state that is restored from the log must
+    not depend on the model. So the attempts are told apart by the place of the one that failed.
+    """
+
+    __slots__ = ()
+    failed_at: list[str]
+
+    def again(self) -> NDArray[np.bool_]:
+        """Return bool[n]: which records repeat one for which the model failed."""
+        return np.array(list(map(bool, self.failed_at)), np.bool_)
+
+    def _identities(self, ids: list[str]) -> list[str]:
+        if not any(self.failed_at):
+            return ids
+        return [f"{id_}\0{place}" if place else id_ for id_, place in zip(ids, self.failed_at, strict=True)]
+
+
 @dataclass(frozen=True, slots=True)
-class Transactions(Columns):
+class Transactions(Decidable):
     """Accepted payments as columns of n rows, in log order. `accepted` are int64[n] positions in the batch."""
 
     accepted: NDArray[np.int64]
@@ -126,11 +148,16 @@ class Transactions(Columns):
     terminal_ids: list[str]
     event_times: NDArray[np.int64]
     amounts: NDArray[np.float64]
+    failed_at: list[str]
     rejected: list[Rejection]
+
+    def identities(self) -> list[str]:
+        """Return what tells a card's payments apart."""
+        return self._identities(self.transaction_ids)
 
 
 @dataclass(frozen=True, slots=True)
-class Clicks(Columns):
+class Clicks(Decidable):
     """Accepted clicks as columns of n rows, in log order. `accepted` are int64[n] positions in the batch."""
 
     accepted: NDArray[np.int64]
@@ -138,7 +165,12 @@ class Clicks(Columns):
     session_ids: list[str]
     item_ids: list[str]
     event_times: NDArray[np.int64]
+    failed_at: list[str]
     rejected: list[Rejection]
+
+    def identities(self) -> list[str]:
+        """Return what tells a session's clicks apart."""
+        return self._identities(self.event_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +198,9 @@ _decode_click: Final = msgspec.json.Decoder(Click).decode
 _decode_label: Final = msgspec.json.Decoder(TransactionLabel).decode
 
 
-def decode_transactions(values: Sequence[bytes | None], *, now_ms: Now, limits: Limits) -> Transactions:
+def decode_transactions(
+    values: Sequence[bytes | None], *, now_ms: Now, limits: Limits, headers: Sequence[Headers] = ()
+) -> Transactions:
     """Decode the values of a batch of `transactions`; never raises for what they hold.
 
     Args:
@@ -174,6 +208,7 @@ def decode_transactions(values: Sequence[bytes | None], *, now_ms: Now, limits: 
         now_ms: milliseconds since the epoch, that event times are held against: one for all, or one a record (its
             Kafka timestamp, so that a record read again meets the same bound).
         limits: size and time bounds.
+        headers: B records' headers; empty where none has any.
 
     Returns:
         n <= B rows; every position is either in `accepted` or in `rejected`, each in rising order.
@@ -187,11 +222,14 @@ def decode_transactions(values: Sequence[bytes | None], *, now_ms: Now, limits: 
         terminal_ids=_texts([event.terminal_id for event in events]),
         event_times=batch.event_times,
         amounts=np.fromiter([event.amount for event in events], np.float64, len(events)),
+        failed_at=_failed_at(headers, batch.accepted),
         rejected=batch.rejected,
     )
 
 
-def decode_clicks(values: Sequence[bytes | None], *, now_ms: Now, limits: Limits) -> Clicks:
+def decode_clicks(
+    values: Sequence[bytes | None], *, now_ms: Now, limits: Limits, headers: Sequence[Headers] = ()
+) -> Clicks:
     """Decode the values of a batch of `clickstream`, as `decode_transactions` does."""
     batch = _decode(values, _decode_click, now_ms, limits)
     events = batch.events
@@ -201,6 +239,7 @@ def decode_clicks(values: Sequence[bytes | None], *, now_ms: Now, limits: Limits
         session_ids=_texts([event.session_id for event in events]),
         item_ids=_texts([event.item_id for event in events]),
         event_times=batch.event_times,
+        failed_at=_failed_at(headers, batch.accepted),
         rejected=batch.rejected,
     )
 
@@ -217,6 +256,14 @@ def decode_labels(values: Sequence[bytes | None], *, now_ms: Now, limits: Limits
         is_fraud=np.fromiter([event.is_fraud for event in events], np.bool_, len(events)),
         rejected=batch.rejected,
     )
+
+
+def _failed_at(headers: Sequence[Headers], accepted: NDArray[np.int64]) -> list[str]:
+    """Return for each accepted record the place of the one that it repeats because the model failed for it, else ""."""
+    if not any(headers):
+        return [""] * len(accepted)
+    places = (dict(headers[position] or ()).get(FAILED_AT) or b"" for position in accepted.tolist())
+    return [place.decode(errors="replace") for place in places]
 
 
 def encode_dead_letter(

@@ -4,6 +4,7 @@ Unknown extra fields pass. Identifiers are text; a JSON integer is accepted and 
 `"7"` name the same card.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Final, Literal, get_args, get_origin, get_type_hints
 
@@ -18,6 +19,10 @@ AMOUNT_MAX: Final = 1e12  # a payment above it, in any currency, is an error of 
 LETTER_VALUE_BYTES_MAX: Final = 640 * 1024
 LETTER_KEY_BYTES_MAX: Final = 4 * 1024
 LETTER_MESSAGE_CHARS_MAX: Final = 512
+# Header of a record that is sent again because the model failed for it: the place of the record that failed, such as
+# transactions[3]@48213. The record's id was remembered there; with this it is decided, and once for each such place.
+FAILED_AT: Final = "failed-at"
+Headers = Sequence[tuple[str, bytes | None]] | None  # of one record; clients give it either way where there are none
 
 _IdText = Annotated[str, Meta(min_length=1, max_length=ID_CHARS_MAX)]
 _IdInteger = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -91,14 +96,27 @@ class Timings(Struct, frozen=True, gc=False):
     inference_ms: Duration
 
 
-class Reason(Struct, frozen=True, gc=False):
-    """One share of a score."""
+_Degraded = Annotated[
+    bool,
+    Meta(
+        description="True where the model failed and was not asked: model and model_version name the one stood in for. "
+        "Absent otherwise."
+    ),
+]
 
-    feature: str
-    contribution: Annotated[float, Meta(description="Log-odds; positive speaks for fraud.")]
+
+class Reason(Struct, frozen=True, gc=False, omit_defaults=True):
+    """One share of a score; in a degraded decision, one rule."""
+
+    feature: Annotated[str, Meta(description="Features that a share is of; in a degraded decision, the rule.")]
+    contribution: Annotated[
+        float | None, Meta(description="Log-odds; positive speaks for fraud. null in a degraded decision.")
+    ]
+    value: Annotated[float | None, Meta(description="In a degraded decision: what the rule looked at.")] = None
+    limit: Annotated[float | None, Meta(description="In a degraded decision: the value from which it reviews.")] = None
 
 
-class Decision(Struct, frozen=True):
+class Decision(Struct, frozen=True, omit_defaults=True):
     """The answer to one transaction. Kafka key: card_id."""
 
     decision_id: Annotated[str, Meta(description="A function of transaction_id and model_version: drop repeats by it.")]
@@ -107,40 +125,62 @@ class Decision(Struct, frozen=True):
     terminal_id: str
     amount: float
     event_time: OutputTime
-    score: Annotated[Probability, Meta(description="Calibrated probability of fraud.")]
-    decision: Literal["approve", "review", "decline"]
-    confidence: Annotated[Probability, Meta(description="Probability of the likelier class, fraud or not.")]
-    reasons: Annotated[list[Reason], Meta(description="Largest first; empty when approved.")]
+    score: Annotated[
+        Probability | None, Meta(description="Calibrated probability of fraud; null in a degraded decision.")
+    ]
+    decision: Annotated[
+        Literal["approve", "review", "decline"], Meta(description="A degraded decision is never decline.")
+    ]
+    confidence: Annotated[
+        Probability | None,
+        Meta(description="Probability of the likelier class, fraud or not; null in a degraded decision."),
+    ]
+    reasons: Annotated[
+        list[Reason],
+        Meta(
+            description="Empty when approved. Largest share first; in a degraded decision, the rules that hold it up."
+        ),
+    ]
     model: str
     model_version: Digest
     decided_at: OutputTime
     timings: Timings
+    strategy: Annotated[Literal["model", "rules"], Meta(description="rules in a degraded decision.")] = "model"
+    degraded: _Degraded = False
 
 
 class RankedItem(Struct, frozen=True, gc=False):
     """One recommended item."""
 
     item_id: str
-    score: float
+    score: Annotated[
+        float,
+        Meta(
+            description="Probability of the next click; by strategy popular, the item's share of the training's clicks."
+        ),
+    ]
 
 
-class Recommendation(Struct, frozen=True):
+class Recommendation(Struct, frozen=True, omit_defaults=True):
     """The items offered after one click, best first. Kafka key: session_id."""
 
     decision_id: Annotated[str, Meta(description="A function of event_id and model_version: drop repeats by it.")]
     event_id: str
     session_id: str
     items: list[RankedItem]
-    strategy: Literal["sequence", "neighbours", "popular"]
-    confidence: Probability
+    strategy: Annotated[
+        Literal["sequence", "neighbours", "popular"], Meta(description="popular in a degraded recommendation.")
+    ]
+    confidence: Annotated[Probability, Meta(description="Sum of the items' scores.")]
     model: str
     model_version: Digest
     event_time: OutputTime
     decided_at: OutputTime
     timings: Timings
+    degraded: _Degraded = False
 
 
-class DeadLetter(Struct, frozen=True, gc=False):
+class DeadLetter(Struct, frozen=True, gc=False, omit_defaults=True):
     """A record that could not be decided: its origin, and its bytes as far as they fit. Kafka key: the original key."""
 
     topic: str
@@ -158,7 +198,7 @@ class DeadLetter(Struct, frozen=True, gc=False):
             description=f"The original value (its first {LETTER_VALUE_BYTES_MAX} bytes); null for a record without one."
         ),
     ]
-    stage: Annotated[str, Meta(description="Where it failed: decode.", examples=["decode"])]
+    stage: Annotated[str, Meta(description="Where it failed: decode or inference.", examples=["decode"])]
     code: Annotated[str, Meta(description="A short word for programs.", examples=["missing-field"])]
     message: Annotated[str, Meta(description="A sentence for people: what was expected, what came.")]
     key_base64: Annotated[str | None, Meta(description="Instead of key, only when it is not UTF-8.")] = None

@@ -34,6 +34,8 @@ class Metrics:
         self.decisions = Counter("fraud_decisions_total", "Fraud decisions", ["decision"], **common)
         # Slates by strategy: sequence, neighbours, popular.
         self.slates = Counter("recommendations_total", "Recommendation slates", ["strategy"], **common)
+        # Decisions and slates made without the model, which fails for everything, by job; counted among the above too.
+        self.degraded = Counter("degraded_total", "Decisions without the model, which fails", ["job"], **common)
         # Records in one micro-batch: how well the device is used.
         self.batch_records = Histogram("batch_records", "Micro-batch size", ["job"], buckets=_RECORDS, **common)
         # From the fetch of a micro-batch's oldest record to its start: waiting for the device.

@@ -102,12 +102,14 @@ class Publisher:
 
 def encode_decisions(
     columns: Transactions,
-    scores: Sequence[float],
+    scores: Sequence[float | None],
     decisions: Sequence[str],
-    confidences: Sequence[float],
+    confidences: Sequence[float | None],
     reasons: Sequence[list[Reason]],
     model: ModelName,
     timing: Timing,
+    *,
+    degraded: bool = False,
 ) -> list[bytes]:
     """Return the JSON values of `fraud-decisions`, one a transaction (`streams.events.Decision`)."""
     ids, count = columns.transaction_ids, len(columns.transaction_ids)
@@ -118,6 +120,7 @@ def encode_decisions(
             [transaction_id + model.suffix for transaction_id in ids], ids, columns.card_ids, columns.terminal_ids,
             columns.amounts.tolist(), columns.event_times.tolist(), scores, decisions, confidences, reasons,
             repeat(model.name), repeat(model.version), repeat(timing.decided_at), repeat(timing.timings),
+            repeat("rules" if degraded else "model"), repeat(degraded),
         ),
     )  # fmt: skip
 
@@ -129,6 +132,8 @@ def encode_recommendations(
     strategies: Sequence[str],
     model: ModelName,
     timing: Timing,
+    *,
+    degraded: bool = False,
 ) -> list[bytes]:
     """Return the JSON values of `recommendations`, one a click (`streams.events.Recommendation`)."""
     ids, count = columns.event_ids, len(columns.event_ids)
@@ -139,7 +144,7 @@ def encode_recommendations(
             Recommendation,
             [event_id + model.suffix for event_id in ids], ids, columns.session_ids, named, strategies,
             [min(1.0, sum(each)) for each in scores], repeat(model.name), repeat(model.version),
-            columns.event_times.tolist(), repeat(timing.decided_at), repeat(timing.timings),
+            columns.event_times.tolist(), repeat(timing.decided_at), repeat(timing.timings), repeat(degraded),
         ),
     )  # fmt: skip
 

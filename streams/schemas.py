@@ -14,7 +14,7 @@ from streams.topics import DEAD_LETTERS, INPUTS, OUTPUTS, Topic
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _KAFKA_BINDING = "0.5.0"
 _VERSION = (
-    "1.1.0"  # of the events: minor when an optional field is added, major when an old producer or consumer breaks
+    "2.0.0"  # of the events: minor when an optional field is added, major when an old producer or consumer breaks
 )
 
 _OVERVIEW = """\
@@ -26,7 +26,11 @@ Java's murmur2 does (librdkafka: partitioner=murmur2_random), so that a card's p
 order on one partition. Leave the record's Kafka timestamp to the client: the topics keep records by it, and event time
 has a field of its own. An invalid record goes to dead-letters with a code; its neighbours are decided.
 
-Reading results: a decision can come twice, after a restart. Drop repeats by decision_id.
+Headers are not read, except failed-at: `streams dead-letters replay` writes it to a record for which the model failed, so
+that it is decided in spite of its id, which has been seen.
+
+Reading results: a decision can come twice, after a restart. Drop repeats by decision_id. Where workers are told to go on
+without a model that fails (model_failure=degrade), their answers have degraded: true; a payment's then has no score.
 """
 
 _EXAMPLE_VERSION = "3b7f1c52a9d04e8866c1f0a2d45b9e7731c08fd2e6a4b95170cc83e2f19d6a04"
@@ -94,6 +98,24 @@ EXAMPLES: Final[dict[str, tuple[dict[str, Any], ...]]] = {
             "decided_at": 1712345678909,
             "timings": {"queue_ms": 1.2, "inference_ms": 2.4},
         },
+        {
+            "decision_id": f"tx-000000012346@{_EXAMPLE_VERSION[:12]}",
+            "transaction_id": "tx-000000012346",
+            "card_id": "card-42",
+            "terminal_id": "terminal-7",
+            "amount": 612.5,
+            "event_time": 1712345678901,
+            "score": None,
+            "decision": "review",
+            "confidence": None,
+            "reasons": [{"feature": "amount_over_typical", "contribution": None, "value": 8.25, "limit": 5.0}],
+            "model": "fraud",
+            "model_version": _EXAMPLE_VERSION,
+            "decided_at": 1712345678909,
+            "timings": {"queue_ms": 1.2, "inference_ms": 0.4},
+            "strategy": "rules",
+            "degraded": True,
+        },
     ),
     "recommendations": (
         {
@@ -108,6 +130,20 @@ EXAMPLES: Final[dict[str, tuple[dict[str, Any], ...]]] = {
             "event_time": 1712345678901,
             "decided_at": 1712345678909,
             "timings": {"queue_ms": 1.2, "inference_ms": 2.4},
+        },
+        {
+            "decision_id": f"click-2@{_EXAMPLE_VERSION[:12]}",
+            "event_id": "click-2",
+            "session_id": "session-9",
+            "items": [{"item_id": "item-1", "score": 0.01}],
+            "strategy": "popular",
+            "confidence": 0.01,
+            "model": "recommender",
+            "model_version": _EXAMPLE_VERSION,
+            "event_time": 1712345678901,
+            "decided_at": 1712345678909,
+            "timings": {"queue_ms": 1.2, "inference_ms": 0.4},
+            "degraded": True,
         },
     ),
     "dead-letters": (

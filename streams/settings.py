@@ -28,6 +28,7 @@ SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 FilesKept = Literal["none", "own", "all"]
 SeenItems = Literal["drop", "keep"]
 NewItems = Literal["recommend", "ignore"]
+ModelFailure = Literal["stop", "degrade"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 
@@ -102,6 +103,24 @@ class Settings:
     )
     new_items: NewItems = setting(
         "recommend", "items that the model has never seen: recommended once clicked, or never"
+    )
+
+    model_failure: ModelFailure = setting(
+        "stop",
+        "when the model fails for everything: stop, or decide without it, marked degraded, until it answers again",
+    )
+    rule_card_count_10min: int = setting(
+        4, "degraded: payments of a card within 10 minutes from which they are reviewed"
+    )
+    rule_amount_over_typical: float = setting(
+        5.0, "degraded: multiple of what the card usually pays from which a payment is reviewed"
+    )
+    rule_terminal_frauds: float = setting(
+        2.0,
+        "degraded: frauds among a terminal's last 5 labelled payments from which its payments are reviewed; 6: never",
+    )
+    rule_night_amount: float = setting(
+        500.0, "degraded: amount from which a payment between 00:00 and 07:00 UTC is reviewed"
     )
 
     http_host: str = setting("127.0.0.1", "address of /live, /ready and /metrics")
@@ -240,6 +259,10 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("decline_threshold", 0.0, 1.0),
     ("reasons_max", 0, 50),
     ("top_k", 1, 1_000),
+    ("rule_card_count_10min", 2, 1_000),
+    ("rule_amount_over_typical", 1.01, 1_001.0),
+    ("rule_terminal_frauds", 0.1, 6.0),
+    ("rule_night_amount", 0.01, 1e12),
     ("http_port", 1, 65_535),
 )
 

@@ -22,6 +22,7 @@ import msgspec
 
 from models.errors import StateError
 from streams.errors import StateCorrupt
+from streams.events import Headers
 from streams.replica import MARKER, ROW, Replica
 from streams.transport.reader import LogReader
 from streams.transport.record_batch import RecordBatch
@@ -92,7 +93,7 @@ class StateTable(Generic[H]):
         source: topic whose records make the state.
         layout: names what a row means (version, vocabulary); checkpoints of another layout are passed over.
         new_history: makes an empty history.
-        replay: applies the values of consecutive records, with their timestamps, to a history.
+        replay: applies the values of consecutive records, with their timestamps and headers, to a history.
         reader: reads checkpoints and the source.
         at_hand: returns what is known here of a partition's checkpoint log, given what tells the log's end.
     """
@@ -103,7 +104,7 @@ class StateTable(Generic[H]):
         source: str,
         layout: str,
         new_history: Callable[[], H],
-        replay: Callable[[H, list[bytes | None], list[int]], None],
+        replay: Callable[[H, list[bytes | None], list[int], list[Headers]], None],
         reader: LogReader,
         at_hand: Callable[[int, Callable[[], int]], Replica] = lambda number, end: Replica(),
     ) -> None:
@@ -154,7 +155,12 @@ class StateTable(Generic[H]):
             history.watermarks = marker.watermarks
             self._load(history, rows, number)
         for messages in self._reader.read(self.source, number, marker.position, stop):
-            self._replay(history, [m.value() for m in messages], [m.timestamp()[1] for m in messages])
+            self._replay(
+                history,
+                [m.value() for m in messages],
+                [m.timestamp()[1] for m in messages],
+                [m.headers() for m in messages],
+            )
             self.restored_records += len(messages)
         logger.info(
             "%s[%d]: restored to %d from %d rows at %d in %.2f s, %d of %d offsets of checkpoints from a file",

@@ -26,10 +26,11 @@ from streams.agents.recommendations import RecommendationJob, SessionReplay, Ses
 from streams.checkpointer import Checkpointer
 from streams.codecs import Limits, decode_transactions
 from streams.errors import KafkaUnavailable, Standstill, TopicChanged
+from streams.failover import Failover
 from streams.label_log import LabelLog
 from streams.metrics import Metrics
 from streams.mirror import READ_RECORDS_MAX, Mirror
-from streams.policy import Thresholds
+from streams.policy import Rules, Thresholds
 from streams.publishing import Publisher
 from streams.scoring import Device, Job, Pipeline
 from streams.settings import Settings
@@ -79,6 +80,8 @@ class Worker:
         self._name = name
         self.member: GroupMember | None = None  # who we are in the group; None before the first assignment
         self.standstill: str | None = None
+        degrade = settings.model_failure == "degrade"
+        self._failovers = {job.name: Failover(job.name, degrade) for job in (FraudJob, RecommendationJob)}
         self._loop = loop
         set_torch_threads(settings.torch_threads)
         self._closing = ExitStack()
@@ -147,6 +150,13 @@ class Worker:
                 self._cards,
                 self._label_log,
                 self._thresholds(fraud),
+                Rules(
+                    settings.rule_card_count_10min,
+                    settings.rule_amount_over_typical,
+                    settings.rule_terminal_frauds,
+                    settings.rule_night_amount,
+                ),
+                self._failovers[FraudJob.name],
                 settings.reasons_max,
                 limits,
                 publisher,
@@ -161,6 +171,7 @@ class Worker:
                 settings.top_k,
                 settings.seen_items == "keep",
                 settings.new_items == "recommend",
+                self._failovers[RecommendationJob.name],
                 limits,
                 publisher,
                 self.metrics,
@@ -186,6 +197,11 @@ class Worker:
             "models %s %.12s and %s %.12s on %s, ready to fetch after %.1f s",
             fraud.name, fraud.version, recommender.name, recommender.version, fraud.device, time.monotonic() - began,
         )  # fmt: skip
+
+    @property
+    def degraded(self) -> list[str]:
+        """Names of the jobs whose model failed when it was last asked, and that go on without it."""
+        return [name for name, failover in self._failovers.items() if failover.is_degraded]
 
     def _outputs(self, config: dict[str, str]) -> OutputProducer | TransactionalProducer:
         if self.settings.guarantee == "at_least_once":

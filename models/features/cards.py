@@ -4,6 +4,8 @@ Rules, all in event time:
 
 - A payment sees itself and those payments of its card that were processed before it and are stamped no later, in exact
   windows (t - W, t].
+- A payment that is given again, to be decided after all, is not counted twice: it sees what it saw, and those stamped
+  no later that came out of order since.
 - The watermark is the largest event_time processed. A payment more than HORIZON_MS behind it is late: it is scored
   without history and leaves none.
 - A card's events count while newer than its newest one less KEPT_MS, and among its newest `events_per_key_max`.
@@ -22,7 +24,7 @@ import numpy.typing as npt
 
 from models.features import kernels
 from models.features.event_log import EventLog
-from models.features.history import KeyedHistory, column
+from models.features.history import KeyedHistory, column, none_of
 
 MINUTE_MS = 60_000
 HOUR_MS = 3_600_000
@@ -92,7 +94,11 @@ class CardHistory(KeyedHistory):
         self._windows = np.array(SUM_WINDOWS_MS + MEAN_WINDOWS_MS, np.int64)
 
     def update(
-        self, cards: Sequence[str], event_time: npt.NDArray[np.int64], amount: npt.NDArray[np.float64]
+        self,
+        cards: Sequence[str],
+        event_time: npt.NDArray[np.int64],
+        amount: npt.NDArray[np.float64],
+        again: npt.NDArray[np.bool_] | None = None,
     ) -> npt.NDArray[np.float64]:
         """Record payments in the order given and return what each saw.
 
@@ -100,12 +106,13 @@ class CardHistory(KeyedHistory):
             cards: card ids, length B.
             event_time: int64[B], ms since the epoch.
             amount: float64[B], finite and >= 0.
+            again: bool[B], payments given before: recorded only where the history no longer holds them. None: no one.
 
         Returns:
             float64[B, len(CARD_FEATURES)].
         """
         out = np.empty((len(cards), len(CARD_FEATURES)))
-        self.update_into(cards, event_time, amount, out, 0)
+        self.update_into(cards, event_time, amount, out, 0, again)
         return out
 
     def update_into(
@@ -115,18 +122,20 @@ class CardHistory(KeyedHistory):
         amount: npt.NDArray[np.float64],
         out: npt.NDArray[Any],
         first_column: int,
+        again: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         """Do `update`, writing to the columns of `out`, float32 or float64, from `first_column` on."""
-        assert len(cards) == len(event_time) == len(amount) == len(out)
+        known = none_of(cards) if again is None else column(again, np.bool_)
+        assert len(cards) == len(event_time) == len(amount) == len(out) == len(known)
         event_time, amount = column(event_time, np.int64), column(amount, np.float64)
         assert ((amount >= 0) & (amount < np.inf)).all()
         log, rows = self._log, self._rows(cards)
 
         def step(begin: int) -> int:
             done, self._watermark = kernels.update_cards(
-                begin, rows, event_time, amount, log.meta, log.times, log.values, log.heap, log.dirty, self._watermark,
-                self._windows, len(SUM_WINDOWS_MS), HORIZON_MS, TYPICAL_MS, RECENT_MS, OUTLIER_RATIO, KEPT_MS,
-                log.events_per_key_max, out, first_column,
+                begin, rows, event_time, amount, known, log.meta, log.times, log.values, log.heap, log.dirty,
+                self._watermark, self._windows, len(SUM_WINDOWS_MS), HORIZON_MS, TYPICAL_MS, RECENT_MS, OUTLIER_RATIO,
+                KEPT_MS, log.events_per_key_max, out, first_column,
             )  # fmt: skip
             return int(done)
 

@@ -22,7 +22,7 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from models.features.history import HistoryGroup, KeyedHistory, Pair, Pairs
+from models.features.history import HistoryGroup, KeyedHistory, Pair, Pairs, none_of
 from models.features.sessions import SessionHistory
 
 FOLLOWERS = 20
@@ -76,7 +76,12 @@ class ClickHistory(HistoryGroup):
         super().__init__(self._sessions, self._followers, self._names, *others)
 
     def update(
-        self, sessions: Sequence[str], items: Int32, ids: Sequence[str], event_time: npt.NDArray[np.int64]
+        self,
+        sessions: Sequence[str],
+        items: Int32,
+        ids: Sequence[str],
+        event_time: npt.NDArray[np.int64],
+        again: npt.NDArray[np.bool_] | None = None,
     ) -> tuple[Int32, NewItems]:
         """Record clicks in the order given.
 
@@ -85,22 +90,25 @@ class ClickHistory(HistoryGroup):
             items: int32[B] item indices, -1 for an item unknown to the model.
             ids: Item ids, length B.
             event_time: int64[B], ms since the epoch.
+            again: bool[B], clicks given before: as for `SessionHistory.update`, and no follower of their anchor. None:
+                no one.
 
         Returns:
             int32[B, T] known items that each click saw, its own last, oldest first, -1 elsewhere; and the new items
             that may be recommended with it, none of its own session.
         """
+        again = none_of(items) if again is None else again
         unknown = np.flatnonzero(items < 0)
         numbers = items.copy()
         numbers[unknown] = [self._number(ids[place]) for place in unknown.tolist()]
-        seen = self._sessions.update(sessions, numbers, event_time)
+        seen = self._sessions.update(sessions, numbers, event_time, again)
         names = [ids[place] for place in unknown.tolist()]
         self._learn(names, numbers[unknown], event_time[unknown])
         anchors = np.where(seen < self._known, seen, -1)
         before, now = latest(anchors[:, :-1]), latest(anchors)
         # Two steps a record: its click follows the anchor before, then its own anchor is asked; -1 only asks.
         keys = [str(anchor) for pair in zip(before.tolist(), now.tolist(), strict=True) for anchor in pair]
-        steps = np.column_stack([np.where(before >= 0, numbers, -1), np.full(len(items), -1)]).ravel()
+        steps = np.column_stack([np.where((before >= 0) & ~again, numbers, -1), np.full(len(items), -1)]).ravel()
         followers = self._followers.update(keys, steps.astype(np.int32), np.repeat(event_time, 2))[1::2]
         followers[now < 0] = -1
         self._followers.watermark = self._names.watermark = self._sessions.watermark

@@ -1,7 +1,7 @@
 """What every keyed history shares: keys to rows, the watermark, eviction, snapshots."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import compress
 from typing import Any
 
@@ -260,3 +260,8 @@ def names(keys: Iterable[bytes]) -> list[str]:
 def column(values: npt.ArrayLike, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Return `values` as the kernels were compiled for: contiguous and writable, copied only where they are not."""
     return np.require(values, dtype, ("C", "W"))
+
+
+def none_of(records: Sized) -> npt.NDArray[np.bool_]:
+    """Return bool[B], False for each of B records."""
+    return np.zeros(len(records), np.bool_)

@@ -1,7 +1,7 @@
 """Compiled loops of the feature state, in one file because numba's cache looks at one.
 
-A cached kernel is recompiled when *its own* file changes, not when a function or constant that it uses from another
-file does. Kernels that call each other therefore share this file, and constants reach them as arguments.
+A cached kernel is recompiled when *its own* file changes, not when a function or constant of another file does.
+Kernels that call each other therefore share this file, and constants reach them as arguments.
 
 Layout of a log (see `EventLog`): row `r` holds `meta[r] = (start, length, capacity, newest)`; its events lie in
 `times[start:start + length]` (ascending, ties in order of arrival) and `values` beside it. Capacities are powers of
@@ -26,9 +26,6 @@ LINE_SLOTS = 8  # slots in a cache line
 # Enough misses to fill a core's queue, few enough for all lines to be there still when they are used.
 TOUCH_RECORDS = 32
 TOUCH_SLOTS = 128  # two months of payments of a usual card
-
-DAY_MS = 86_400_000
-MINUTE_MS = 60_000
 
 
 @compiled
@@ -100,8 +97,18 @@ def make_room(meta, row, floor, events_max, times, values, heap):
 
 
 @compiled
-def insert(meta, row, time, value, floor, events_max, times, values, heap):
-    """Insert one event at its place (after its ties) and return its slot, or -1 when the arena has no room."""
+def insert(meta, row, time, value, again, floor, events_max, times, values, heap):
+    """Insert one event at its place (after its ties) and return its slot, or -1 when the arena has no room.
+
+    Of one that comes `again` the slot is returned where it still counts: what a restored row lacks is not looked at.
+    """
+    if again:
+        slot = meta[row, START] + meta[row, LENGTH] - 1
+        first = max(meta[row, START], slot + 1 - events_max)
+        while slot >= first and times[slot] >= time:
+            if times[slot] == time and values[slot] == value:
+                return slot
+            slot -= 1
     full = meta[row, LENGTH] == meta[row, CAPACITY]
     if full and not make_room(meta, row, floor, events_max, times, values, heap):
         return -1
@@ -169,8 +176,7 @@ def restore_rows(begin, rows, ends, newest, source_times, source_values, meta, t
 def touch(rows, begin, meta, times, values):
     """Read the latest events of the next rows, so that their cache misses overlap instead of each waiting for the last.
 
-    Returns:
-        A sum, to be stored somewhere: the compiler drops reads that nothing depends on.
+    Returns a sum, to be stored somewhere: the compiler drops reads that nothing depends on.
     """
     end = min(begin + TOUCH_RECORDS, rows.size)
     total = np.int64(0)
@@ -248,13 +254,12 @@ def typical_columns(oldest, slot, total, square, t, a, times, values, recent_ms,
 
 @compiled
 def update_cards(
-    begin, rows, event_time, amount, meta, times, values, heap, dirty, watermark, windows, sums, horizon, typical_ms,
-    recent_ms, outlier_ratio, kept_ms, events_max, out, column,
+    begin, rows, event_time, amount, again, meta, times, values, heap, dirty, watermark, windows, sums, horizon,
+    typical_ms, recent_ms, outlier_ratio, kept_ms, events_max, out, column,
 ):  # fmt: skip
-    """Insert payments begin.. in order and write their features; stop where the arena is full.
+    """Insert payments begin.. in order, those that come `again` only where they do not stand, and write their features.
 
-    Returns:
-        (records done, watermark).
+    Stop where the arena is full. Returns (records done, watermark).
     """
     guard = np.int64(0)
     for k in range(begin, rows.size):
@@ -268,7 +273,7 @@ def update_cards(
         floor = NEVER
         if not late:
             floor = max(meta[row, NEWEST], t) - kept_ms
-            slot = insert(meta, row, t, a, floor, events_max, times, values, heap)
+            slot = insert(meta, row, t, a, again[k], floor, events_max, times, values, heap)
             if slot < 0:
                 return k, watermark
             dirty[row] = 1
@@ -340,7 +345,7 @@ def add_labels(begin, rows, bucket, is_fraud, meta, times, values, heap, dirty, 
                 slot -= 1
             if slot >= start and times[slot] == b:
                 values[slot] += one
-            elif insert(meta, row, b, one, mark - kept, events_max, times, values, heap) < 0:
+            elif insert(meta, row, b, one, False, mark - kept, events_max, times, values, heap) < 0:
                 return k, watermark
             dirty[row] = 1
         watermark = mark
@@ -424,11 +429,10 @@ def terminal_features(
 
 
 @compiled
-def update_sessions(begin, rows, items, event_time, meta, times, values, heap, dirty, watermark, idle_ms, out):
-    """Insert clicks begin.. in order and write the items that each saw; stop where the arena is full.
+def update_sessions(begin, rows, items, event_time, again, meta, times, values, heap, dirty, watermark, idle_ms, out):
+    """Insert clicks begin.. in order, those that come `again` only where they do not stand, and write what each saw.
 
-    Returns:
-        (clicks done, watermark).
+    Stop where the arena is full. Returns (clicks done, watermark).
     """
     length = out.shape[1]
     guard = np.int64(0)
@@ -447,7 +451,7 @@ def update_sessions(begin, rows, items, event_time, meta, times, values, heap, d
                 meta[row, LENGTH] = 0
                 meta[row, NEWEST] = NEVER
             if item >= 0:
-                slot = insert(meta, row, t, item, NEVER, length, times, values, heap)
+                slot = insert(meta, row, t, item, again[k], NEVER, length, times, values, heap)
                 if slot < 0:
                     return k, watermark
             else:
@@ -473,11 +477,7 @@ def update_sessions(begin, rows, items, event_time, meta, times, values, heap, d
 
 @compiled
 def mark_duplicates(begin, rows, time, hashes, meta, times, values, heap, dirty, watermark, kept, events_max, out):
-    """Insert identities begin.. in order and mark those that were there; stop where the arena is full.
-
-    Returns:
-        (records done, watermark).
-    """
+    """Insert identities begin.. in order and mark repeats; stop where the arena is full. Returns (records done, watermark)."""
     guard = np.int64(0)
     for k in range(begin, rows.size):
         if (k - begin) % TOUCH_RECORDS == 0:
@@ -492,7 +492,7 @@ def mark_duplicates(begin, rows, time, hashes, meta, times, values, heap, dirty,
         if slot >= first and times[slot] > oldest:
             out[k] = True
         elif t > oldest:
-            if insert(meta, row, t, identity, oldest, events_max, times, values, heap) < 0:
+            if insert(meta, row, t, identity, False, oldest, events_max, times, values, heap) < 0:
                 return k, watermark
             dirty[row] = 1
         watermark = mark

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from models.features import kernels
 from models.features.event_log import EventLog
-from models.features.history import KeyedHistory, column
+from models.features.history import KeyedHistory, column, none_of
 
 IDLE_MS = 86_400_000
 PAYLOAD_KIND = 3
@@ -47,7 +47,11 @@ class SessionHistory(KeyedHistory):
         return kernels.NEVER  # a session that is not idle keeps its clicks, however old
 
     def update(
-        self, sessions: Sequence[str], items: npt.NDArray[np.int32], event_time: npt.NDArray[np.int64]
+        self,
+        sessions: Sequence[str],
+        items: npt.NDArray[np.int32],
+        event_time: npt.NDArray[np.int64],
+        again: npt.NDArray[np.bool_] | None = None,
     ) -> npt.NDArray[np.int32]:
         """Record clicks in the order given and return the items that each saw, itself last.
 
@@ -55,19 +59,21 @@ class SessionHistory(KeyedHistory):
             sessions: session ids, length B.
             items: int32[B], item indices, -1 for an item unknown to the model.
             event_time: int64[B], ms since the epoch.
+            again: bool[B], clicks given before: recorded only where the session no longer holds them. None: no one.
 
         Returns:
             int32[B, T], oldest first, padded with -1 on the left.
         """
-        assert len(sessions) == len(items) == len(event_time)
+        known = none_of(sessions) if again is None else column(again, np.bool_)
+        assert len(sessions) == len(items) == len(event_time) == len(known)
         log = self._log
         rows, items, event_time = self._rows(sessions), column(items, np.int32), column(event_time, np.int64)
         out = np.empty((len(sessions), self._length), np.int32)
 
         def step(begin: int) -> int:
             done, self._watermark = kernels.update_sessions(
-                begin, rows, items, event_time, log.meta, log.times, log.values, log.heap, log.dirty, self._watermark,
-                self._idle_ms, out,
+                begin, rows, items, event_time, known, log.meta, log.times, log.values, log.heap, log.dirty,
+                self._watermark, self._idle_ms, out,
             )  # fmt: skip
             return int(done)
 

@@ -16,11 +16,12 @@ from models.features.payments import FRAUD_FEATURES, PaymentFeatures
 from models.features.seen import SeenRecords
 from models.runner import FraudRunner
 from streams.codecs import Limits, Transactions, decode_transactions
-from streams.events import Reason
-from streams.isolation import Isolation, set_aside
+from streams.events import Headers, Reason
+from streams.failover import Failover
+from streams.isolation import set_aside
 from streams.label_log import LabelLog
 from streams.metrics import Metrics
-from streams.policy import APPROVE, DECISIONS, Thresholds, confidence
+from streams.policy import APPROVE, DECISIONS, Rules, Thresholds, Verdicts, confidence
 from streams.publishing import ModelName, Publisher, Timing, encode_decisions
 from streams.state import StateTable
 from streams.topics import DECISIONS as DECISIONS_TOPIC
@@ -55,7 +56,7 @@ class CardState(HistoryGroup):
             timestamps: of the records that the payments were decoded from, ms.
         """
         moments = np.array(timestamps, np.int64)[payments.accepted]
-        return payments.without(self.seen.duplicates(payments.card_ids, payments.transaction_ids, moments))
+        return payments.without(self.seen.duplicates(payments.card_ids, payments.identities(), moments))
 
 
 class CardReplay:
@@ -64,10 +65,12 @@ class CardReplay:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
 
-    def __call__(self, state: CardState, values: list[bytes | None], timestamps: list[int]) -> None:
-        payments = decode_transactions(values, now_ms=timestamps, limits=self._limits)
+    def __call__(
+        self, state: CardState, values: list[bytes | None], timestamps: list[int], headers: list[Headers]
+    ) -> None:
+        payments = decode_transactions(values, now_ms=timestamps, limits=self._limits, headers=headers)
         payments = state.without_duplicates(payments, timestamps)
-        state.cards.update(payments.card_ids, payments.event_times, payments.amounts)
+        state.cards.update(payments.card_ids, payments.event_times, payments.amounts, payments.again())
 
 
 class FraudJob:
@@ -81,19 +84,22 @@ class FraudJob:
         cards: StateTable[CardState],
         labels: LabelLog,
         thresholds: Thresholds,
+        rules: Rules,
+        failover: Failover,
         reasons_max: int,
         limits: Limits,
         publisher: Publisher,
         metrics: Metrics,
     ) -> None:
         self._runner, self._cards, self._labels = runner, cards, labels
-        self._thresholds, self._reasons_max, self._limits = thresholds, reasons_max, limits
+        self._thresholds, self._rules, self._failover = thresholds, rules, failover
+        self._reasons_max, self._limits = reasons_max, limits
         self._publisher, self._metrics = publisher, metrics
         self._model = ModelName(runner.name, runner.version)
-        self._isolate = Isolation()
+        self._degraded = metrics.degraded.labels(self.name)
 
     def decode(self, batch: RecordBatch) -> Transactions:
-        return decode_transactions(batch.values, now_ms=batch.timestamps, limits=self._limits)
+        return decode_transactions(batch.values, now_ms=batch.timestamps, limits=self._limits, headers=batch.headers)
 
     def is_quick(self, batches: Sequence[RecordBatch], payments: Sequence[Transactions]) -> bool:
         complete = all(self._labels.is_complete(columns.event_times) for columns in payments)
@@ -103,29 +109,29 @@ class FraudJob:
         """Return each batch's decisions and dead letters."""
         started = time.monotonic()
         features, payments = self._build_features(batches, payments)
-        results, culprits = self._isolate(self._score, features)
-        if culprits:
-            payments = set_aside(payments, culprits)
-            features = np.delete(features, list(culprits), axis=0)
-        scores = np.concatenate([*results, np.empty(0, np.float32)])
-        decisions = self._thresholds.decide(scores)
-        reasons = self._reasons(features, decisions)
-        sure = confidence(scores)
+        answers = self._failover(self._judge, features, self._judge_by_rules)
+        if answers.culprits:
+            payments = set_aside(payments, answers.culprits)
+        verdicts = Verdicts.joined(answers.parts)
+        words = [DECISIONS[each] for each in verdicts.decisions.tolist()]
         outputs, end = [], 0
         for batch, columns in zip(batches, payments, strict=True):
             begin, end = end, end + len(columns.accepted)
             values = encode_decisions(
                 columns,
-                scores[begin:end].tolist(),
-                [DECISIONS[each] for each in decisions[begin:end].tolist()],
-                sure[begin:end].tolist(),
-                reasons[begin:end],
+                verdicts.scores[begin:end],
+                words[begin:end],
+                verdicts.confidences[begin:end],
+                verdicts.reasons[begin:end],
                 self._model,
                 Timing.since(batch.fetched_at, started),
+                degraded=answers.degraded,
             )
             outputs.append(self._outputs(batch, columns, values))
-        for decision, count in enumerate(np.bincount(decisions, minlength=len(DECISIONS)).tolist()):
+        for decision, count in enumerate(np.bincount(verdicts.decisions, minlength=len(DECISIONS)).tolist()):
             self._metrics.decisions.labels(DECISIONS[decision]).inc(count)
+        if answers.degraded:
+            self._degraded.inc(end)
         return outputs
 
     def _build_features(
@@ -147,17 +153,22 @@ class FraudJob:
                         columns.event_times,
                         columns.amounts,
                         features[begin:end],
+                        columns.again(),
                     )
             self._cards.advance(batch)
             self._metrics.duplicates.labels(batch.tp.topic).inc(len(decoded.accepted) - len(columns.accepted))
             fresh.append(columns)
         return features[:end], fresh
 
-    def _score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _judge(self, features: NDArray[np.float32]) -> Verdicts:
         scores = self._runner.score(features)
         if not np.isfinite(scores).all():
             raise ArithmeticError("a score is not a finite number")
-        return scores
+        decisions = self._thresholds.decide(scores)
+        return Verdicts(decisions, scores.tolist(), confidence(scores).tolist(), self._reasons(features, decisions))
+
+    def _judge_by_rules(self, features: NDArray[np.float32]) -> Verdicts:
+        return self._rules.decide(features, self._reasons_max)
 
     def _reasons(self, features: NDArray[np.float32], decisions: NDArray[np.int64]) -> list[list[Reason]]:
         reasons: list[list[Reason]] = list(repeat([], len(decisions)))

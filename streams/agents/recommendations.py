@@ -14,7 +14,9 @@ from models.features.clicks import ClickHistory, NewItems
 from models.features.seen import SeenRecords
 from models.runner import RecommenderRunner, Slates
 from streams.codecs import Clicks, Limits, decode_clicks
-from streams.isolation import Isolation, set_aside
+from streams.events import Headers
+from streams.failover import Failover
+from streams.isolation import set_aside
 from streams.metrics import Metrics
 from streams.publishing import ModelName, Publisher, Timing, encode_recommendations
 from streams.state import StateTable
@@ -49,7 +51,7 @@ class SessionState(ClickHistory):
             timestamps: of the records that the clicks were decoded from, ms.
         """
         moments = np.array(timestamps, np.int64)[clicks.accepted]
-        return clicks.without(self.seen.duplicates(clicks.session_ids, clicks.event_ids, moments))
+        return clicks.without(self.seen.duplicates(clicks.session_ids, clicks.identities(), moments))
 
 
 class SessionReplay:
@@ -58,11 +60,13 @@ class SessionReplay:
     def __init__(self, runner: RecommenderRunner, limits: Limits) -> None:
         self._runner, self._limits = runner, limits
 
-    def __call__(self, state: SessionState, values: list[bytes | None], timestamps: list[int]) -> None:
-        clicks = decode_clicks(values, now_ms=timestamps, limits=self._limits)
+    def __call__(
+        self, state: SessionState, values: list[bytes | None], timestamps: list[int], headers: list[Headers]
+    ) -> None:
+        clicks = decode_clicks(values, now_ms=timestamps, limits=self._limits, headers=headers)
         clicks = state.without_duplicates(clicks, timestamps)
         items = self._runner.item_index(clicks.item_ids)
-        state.update(clicks.session_ids, items, clicks.item_ids, clicks.event_times)
+        state.update(clicks.session_ids, items, clicks.item_ids, clicks.event_times, clicks.again())
 
 
 class RecommendationJob:
@@ -77,6 +81,7 @@ class RecommendationJob:
         top_k: int,
         keep_seen: bool,
         new_items: bool,
+        failover: Failover,
         limits: Limits,
         publisher: Publisher,
         metrics: Metrics,
@@ -84,11 +89,12 @@ class RecommendationJob:
         self._runner, self._sessions, self._limits = runner, sessions, limits
         self._top_k, self._keep_seen, self._new_items = top_k, keep_seen, new_items
         self._publisher, self._metrics = publisher, metrics
+        self._failover = failover
         self._model = ModelName(runner.name, runner.version)
-        self._isolate = Isolation()
+        self._degraded = metrics.degraded.labels(self.name)
 
     def decode(self, batch: RecordBatch) -> Clicks:
-        return decode_clicks(batch.values, now_ms=batch.timestamps, limits=self._limits)
+        return decode_clicks(batch.values, now_ms=batch.timestamps, limits=self._limits, headers=batch.headers)
 
     def is_quick(self, batches: Sequence[RecordBatch], clicks: Sequence[Clicks]) -> bool:
         return self._sessions.stands_before(batches)
@@ -97,10 +103,10 @@ class RecommendationJob:
         """Return each batch's slates and dead letters."""
         started = time.monotonic()
         sequences, new, clicks = self._sequences(batches, clicks)
-        results, culprits = self._isolate(self._recommend, sequences)
-        if culprits:
-            clicks, new = set_aside(clicks, culprits), new.without(culprits)
-        slates = Slates.joined(results)
+        answers = self._failover(self._recommend, sequences, self._recommend_popular)
+        if answers.culprits:
+            clicks, new = set_aside(clicks, answers.culprits), new.without(answers.culprits)
+        slates = Slates.joined(answers.parts)
         if self._new_items:
             slates = self._runner.with_new(slates, new)
         scores = slates.scores.tolist()
@@ -114,10 +120,13 @@ class RecommendationJob:
                 slates.strategies[begin:end],
                 self._model,
                 Timing.since(batch.fetched_at, started),
+                degraded=answers.degraded,
             )
             outputs.append(self._outputs(batch, columns, values))
         for strategy, count in Counter(slates.strategies).items():
             self._metrics.slates.labels(strategy).inc(count)
+        if answers.degraded:
+            self._degraded.inc(end)
         return outputs
 
     def _sequences(
@@ -129,7 +138,9 @@ class RecommendationJob:
             state = self._sessions.at(batch)
             columns = state.without_duplicates(decoded, batch.timestamps)
             items = self._runner.item_index(columns.item_ids)
-            seen, names = state.update(columns.session_ids, items, columns.item_ids, columns.event_times)
+            seen, names = state.update(
+                columns.session_ids, items, columns.item_ids, columns.event_times, columns.again()
+            )
             sequences.append(seen)
             new.extend(names)
             self._sessions.advance(batch)
@@ -142,6 +153,9 @@ class RecommendationJob:
         if not np.isfinite(slates.scores).all():
             raise ArithmeticError("a score is not a finite number")
         return slates
+
+    def _recommend_popular(self, sequences: NDArray[np.int32]) -> Slates:
+        return self._runner.recommend_popular(sequences, self._top_k, self._keep_seen)
 
     def _outputs(self, batch: RecordBatch, columns: Clicks, values: list[bytes]) -> list[Outputs]:
         keys: list[bytes | None] = [session.encode() for session in columns.session_ids]

@@ -14,7 +14,7 @@ import msgspec
 
 from streams.commands.decoded import Decoded, place, printable
 from streams.errors import StreamsError
-from streams.events import DeadLetter
+from streams.events import FAILED_AT, DeadLetter
 from streams.settings import Settings, load_settings
 from streams.topics import ALL, DEAD_LETTERS
 
@@ -81,7 +81,8 @@ def replay(code: tuple[str, ...], topic: str | None, limit: int | None, dry_run:
     """Put dead letters back on the topic they came from: original key and bytes.
 
     For records that failed for a reason that is gone: a fixed model, a widened rule. A record carries the header
-    replayed-from with the place of its dead letter.
+    replayed-from with the place of its dead letter. One of stage inference carries failed-at as well, with its own first
+    place: its id has been seen, and it is decided in spite of it, once for each such place.
 
     Each letter goes back once. The letters stay until their retention ends; a record without a value on dead-letters,
     whose key is the place of a letter, marks it as replayed. A record that fails again is a new letter, which may go
@@ -117,6 +118,8 @@ def replay(code: tuple[str, ...], topic: str | None, limit: int | None, dry_run:
                 if not counts[letter.topic]:
                     require_topics(connect(settings), [letter.topic])
                 origin: Headers = [(REPLAYED_FROM, place(message).encode())]
+                if letter.stage == "inference":
+                    origin.append((FAILED_AT, f"{letter.topic}[{letter.partition}]@{letter.offset}".encode()))
                 delivery.send_one(letter.topic, original_key(letter), original_value(letter), origin)
                 unmarked.append(message)
                 if len(unmarked) == UNMARKED_MAX:

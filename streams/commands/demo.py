@@ -303,6 +303,7 @@ def _summarise(tally: Tally) -> None:
         ("slates", f"{tally.answered[CLICKSTREAM.name]:,} of {tally.sent[CLICKSTREAM.name]:,} clicks"),
         ("lost", f"{tally.pending:,}"),
         ("repeated", f"{tally.repeated:,}"),
+        ("degraded", f"{tally.degraded:,}"),
         ("dead letters", f"{tally.dead_letters:,}"),
         (
             "latency",

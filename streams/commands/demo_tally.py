@@ -61,6 +61,7 @@ class Tally:
         self.answered: Counter[str] = Counter()
         self.decisions: Counter[str] = Counter()
         self.repeated = 0
+        self.degraded = 0
         self.dead_letters = 0
         self.latencies = Latencies()
         self.held_up: deque[Decision] = deque(maxlen=LATEST)
@@ -108,11 +109,13 @@ class Tally:
                     for _, decision in self._decided.of([message]):
                         if self._answer(decision.transaction_id, TRANSACTIONS.name, now):
                             self.decisions[decision.decision] += 1
+                            self.degraded += decision.degraded
                             (self.approved if decision.decision == "approve" else self.held_up).append(decision)
                 elif topic == RECOMMENDATIONS.name:
                     for _, slate in self._slates.of([message]):
                         if self._answer(slate.event_id, CLICKSTREAM.name, now):
                             self.recommendations.append(slate)
+                            self.degraded += slate.degraded
 
     def recent_percentiles(self, *shares: float) -> list[float | None]:
         """Return percentiles, ms, of the last WINDOW_S seconds."""

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from streams.commands.demo_tally import Tally
-from streams.commands.watch import COLOURS, strongest_reasons
+from streams.commands.watch import COLOURS, score_text, strategy_text, strongest_reasons
 from streams.events import DeadLetter, Decision, Recommendation
 
 REFRESH_S: Final = 0.25
@@ -118,6 +118,7 @@ class DemoView:
             counts = Text.assemble(
                 *((f"  {tally.decisions[word]:,} {word} ", colour) for word, colour in COLOURS.items()),
                 (f"   {tally.repeated:,} repeated   {tally.dead_letters:,} dead letters", "dim"),
+                (f"   {tally.degraded:,} degraded" if tally.degraded else "", "red"),
             )
             held, approved = list(tally.held_up), list(tally.approved)
             slates, dead = list(tally.recommendations), tally.last_dead_letter
@@ -142,6 +143,7 @@ class DemoView:
                 f"in {figures.in_per_s:>7,.0f}/s  out {figures.out_per_s:>7,.0f}/s  waiting {tally.pending:,}  "
                 f"p50 {_ms(figures.p50_ms)} ms  p99 {_ms(figures.p99_ms)} ms  {counts}, "
                 f"{tally.answered['clickstream']:,} slates, {tally.dead_letters:,} dead letters"
+                + (f", {tally.degraded:,} degraded" if tally.degraded else "")
             )
             held = list(tally.held_up)[-1:]
             slates = list(tally.recommendations)[-1:]
@@ -149,7 +151,7 @@ class DemoView:
         for event in held:
             reason = "".join(strongest_reasons(event)[:1])
             self._console.print(
-                f"         {event.decision} {event.score:.3f} card {event.card_id} amount {event.amount:.2f}  {reason}",
+                f"         {event.decision} {score_text(event, 3)} card {event.card_id} amount {event.amount:.2f}  {reason}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -173,7 +175,7 @@ def _decisions(held: list[Decision], approved: list[Decision]) -> Table:
         style = COLOURS[event.decision]
         table.add_row(
             Text(event.decision, style=style),
-            f"{event.score:.3f}",
+            score_text(event, 3),
             event.card_id,
             f"{event.amount:,.2f}",
             Text(reason, style="dim"),
@@ -188,7 +190,7 @@ def _slates(slates: list[Recommendation]) -> Table:
     table.add_column("items", no_wrap=True, ratio=1)
     for event in reversed(slates):
         items = ", ".join(item.item_id for item in event.items[:ITEMS_SHOWN])
-        table.add_row(event.session_id, Text(event.strategy, style="dim"), items)
+        table.add_row(event.session_id, Text(strategy_text(event), style="dim"), items)
     return table
 
 

@@ -22,7 +22,7 @@ class Scored(msgspec.Struct, gc=False):
 
     decision_id: str
     transaction_id: str
-    score: Probability
+    score: Probability | None  # none in a degraded decision
     decision: Literal["approve", "review", "decline"]
     model_version: str
 
@@ -58,8 +58,12 @@ class ScoreSummary:
         self._labels.update(zip(ids, flags, strict=True))
 
     def report(self) -> dict[str, Any]:
-        """Return counts, repeats, models, and for each class: decisions, mean and quantiles of the scores; the AUC."""
-        scores = np.array([d.score for d in self._decisions.values()], dtype=np.float64)
+        """Return counts, repeats, models, and for each class: decisions, mean and quantiles of the scores; the AUC.
+
+        Degraded decisions count among the decisions; the scores are those of the others.
+        """
+        scores = np.array([d.score for d in self._decisions.values()], dtype=np.float64)  # None becomes NaN
+        scored = ~np.isnan(scores)
         kinds = np.array(
             [
                 2 if (fraud := self._labels.get(d.transaction_id)) is None else int(fraud)
@@ -70,18 +74,19 @@ class ScoreSummary:
         decided = np.array([d.decision for d in self._decisions.values()], dtype=object)
         classes = {}
         for kind, name in enumerate(CLASSES):
-            mine = scores[kinds == kind]
+            mine = scores[(kinds == kind) & scored]
             classes[name] = {
-                "decisions": len(mine),
+                "decisions": int((kinds == kind).sum()),
                 "mean": float(mine.mean()) if len(mine) else None,
                 "quantiles": {str(q): float(v) for q, v in zip(QUANTILES, np.quantile(mine, QUANTILES), strict=True)}
                 if len(mine)
                 else {},
                 "by_decision": dict(sorted(Counter(decided[kinds == kind]).items())),
             }
-        labelled = kinds < 2
+        labelled = (kinds < 2) & scored
         return {
             "decisions": len(scores),
+            "degraded": int((~scored).sum()),
             "repeated": self.repeated,
             "models": dict(Counter(d.model_version for d in self._decisions.values())),
             "labels": len(self._labels),
@@ -94,8 +99,10 @@ class ScoreSummary:
         """Return the report as text."""
         auc = "no AUC: one class only" if report["auc"] is None else f"AUC {report['auc']:.4f}"
         models = [f"{count:,} by model {version:.12}" for version, count in report["models"].items()]
+        degraded = f" ({report['degraded']:,} degraded, without a score)" if report["degraded"] else ""
         lines = [
-            f"{report['decisions']:,} decisions, {report['repeated']:,} repeated, {report['labels']:,} labels, {auc}",
+            f"{report['decisions']:,} decisions{degraded}, {report['repeated']:,} repeated, "
+            f"{report['labels']:,} labels, {auc}",
             ", ".join(models),
             "",
             f"{'class':<12}{'decisions':>12}{'approve':>12}{'review':>10}{'decline':>10}{'mean':>9}"
@@ -107,7 +114,7 @@ class ScoreSummary:
                 f"{decided.get(word, 0):>{width},}"
                 for word, width in (("approve", 12), ("review", 10), ("decline", 10))
             )
-            if row["decisions"]:
+            if row["mean"] is not None:
                 line += f"{row['mean']:>9.4f}" + "".join(f"{row['quantiles'][str(q)]:>9.4f}" for q in QUANTILES)
             lines.append(line)
         return "\n".join(lines)

@@ -23,6 +23,7 @@ COLOURS = {"approve": "green", "review": "yellow", "decline": "red"}
 ITEMS_SHOWN = 5
 # A decision's contributions sum to its score with these two, which are no features.
 COMPLETING = ("baseline", "other")
+DEGRADED_MARK = "!"
 
 Event = TypeVar("Event", Decision, Recommendation, DeadLetter)
 
@@ -57,7 +58,12 @@ def watch() -> None:
 @watch.command()
 @_common
 @click.option("--decision", type=click.Choice(list(COLOURS)), multiple=True, help="Only these decisions.")
-@click.option("--min-score", type=FiniteRange(0.0, 1.0), default=0.0, help="Only scores from here on.")
+@click.option(
+    "--min-score",
+    type=FiniteRange(0.0, 1.0),
+    default=0.0,
+    help="Only scores from here on, above 0 no decision without one.",
+)
 @click.option("--card", help="Only this card_id.")
 @click.option("--summary", is_flag=True, help="Instead of lines: scores by class, of the decisions that are there.")
 @click.option("--labels", metavar="FILE", help="With --summary: labels from a file instead of from transaction-labels.")
@@ -76,10 +82,11 @@ def decisions(
     label_column: str,
     id_column: str,
 ) -> None:
-    """Print decisions: time, decision, score, card, amount, strongest reasons.
+    """Print decisions: time, decision, score ("rules" where a degraded worker has none), card, amount, strongest reasons.
 
     --summary reads what is there and prints, by class of the labels, how many, the decisions, mean and quantiles of the
-    scores, and the area under the ROC curve. A decision read twice counts once, and is reported.
+    scores, and the area under the ROC curve. A decision read twice counts once, and is reported; so are degraded ones,
+    which have no score.
 
     \b
     Examples:
@@ -97,7 +104,7 @@ def decisions(
     def matches(event: Decision) -> bool:
         return (
             (not decision or event.decision in decision)
-            and event.score >= min_score
+            and (event.score or 0.0) >= min_score
             and (card is None or event.card_id == card)
         )
 
@@ -108,7 +115,7 @@ def decisions(
 @_common
 @click.option("--session", help="Only this session_id.")
 def recommendations(follow: bool, from_beginning: bool, limit: int | None, as_json: bool, session: str | None) -> None:
-    """Print recommendations: time, session, strategy, the first items.
+    """Print recommendations: time, session, strategy ("popular!" where a degraded worker stood in), the first items.
 
     \b
     Examples:
@@ -153,24 +160,35 @@ def decision_line(event: Decision) -> str:
     reasons = "  ".join(strongest_reasons(event))
     word = click.style(f"{event.decision:<8}", fg=COLOURS[event.decision])
     return (
-        f"{utc(event.event_time)}  {word} {event.score:6.4f}  card {printable(event.card_id):<12} "
+        f"{utc(event.event_time)}  {word} {score_text(event, 4):>6}  card {printable(event.card_id):<12} "
         f"terminal {printable(event.terminal_id):<16} {event.amount:>9.2f}  {printable(event.transaction_id)}  {reasons}"
     ).rstrip()
 
 
+def score_text(event: Decision, digits: int) -> str:
+    """Return the score, or what decided in its place."""
+    return event.strategy if event.score is None else f"{event.score:.{digits}f}"
+
+
 def strongest_reasons(event: Decision) -> list[str]:
-    """Return the features named in a decision, each with its log-odds, without what completes the sum."""
+    """Return the features named in a decision, each with its log-odds, without what completes the sum; rules by value."""
     return [
-        f"{printable(reason.feature)} {reason.contribution:+.1f}"
+        f"{printable(reason.feature)} "
+        + (f"{reason.value or 0.0:g}" if reason.contribution is None else f"{reason.contribution:+.1f}")
         for reason in event.reasons
         if reason.feature not in COMPLETING
     ]
 
 
+def strategy_text(event: Recommendation) -> str:
+    """Return the strategy, marked where it stands in for a model that fails."""
+    return event.strategy + (DEGRADED_MARK if event.degraded else "")
+
+
 def recommendation_line(event: Recommendation) -> str:
     """Return one line with the best items."""
     items = "  ".join(f"{printable(item.item_id)} {item.score:.2f}" for item in event.items[:ITEMS_SHOWN])
-    return f"{utc(event.event_time)}  {printable(event.session_id):<20} {event.strategy:<10} {items}"
+    return f"{utc(event.event_time)}  {printable(event.session_id):<20} {strategy_text(event):<10} {items}"
 
 
 def dead_letter_line(event: DeadLetter) -> str:

@@ -19,8 +19,6 @@ from streams.transport.record_batch import RecordBatch
 DELIVERY_S_MAX = 60.0
 # A batch of outputs leaves at once at low load; under load batches fill while the previous request is on its way.
 LINGER_MS = 0.5
-# A dead letter holds its record's bytes in base64: a third more than the 1 MiB that brokers accept by default.
-OUTPUT_BYTES_MAX = 2 * 1024 * 1024
 OUTPUT_RECORDS_MAX = 200_000
 OUTPUT_KIB_MAX = 262_144
 
@@ -77,7 +75,6 @@ class OutputSender:
                 "partitioner": "murmur2_random",
                 "compression.type": "lz4",
                 "linger.ms": LINGER_MS,
-                "message.max.bytes": OUTPUT_BYTES_MAX,
                 "batch.num.messages": 10_000,
                 "queue.buffering.max.messages": OUTPUT_RECORDS_MAX,
                 "queue.buffering.max.kbytes": OUTPUT_KIB_MAX,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import faust
 from faust.types import TP
 
-Headers = Sequence[tuple[str, bytes]]
+from streams.events import Headers
 
 
 @dataclass(slots=True, eq=False)

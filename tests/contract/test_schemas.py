@@ -68,8 +68,8 @@ def test_examples_obey_their_schema(topic: Topic) -> None:
     for example in EXAMPLES[topic.name]:
         validator(topic).validate(example)
     shown = EXAMPLES[topic.name][0].keys()
-    special = {"key_base64", "key_bytes", "key_sha256", "value_bytes", "value_sha256"}  # of dead letters alone
-    assert json_schema(topic)["properties"].keys() - shown <= special
+    of_letters = {"key_base64", "key_bytes", "key_sha256", "value_bytes", "value_sha256"}
+    assert json_schema(topic)["properties"].keys() - shown <= of_letters | {"strategy", "degraded"}
 
 
 @pytest.mark.parametrize("topic", INPUTS, ids=by_name)
@@ -83,7 +83,7 @@ def test_output_examples_are_read_by_their_struct(topic: Topic) -> None:
     """An output example survives its struct unchanged."""
     for example in EXAMPLES[topic.name]:
         event = msgspec.json.decode(json.dumps(example), type=topic.schema)
-        assert {name: value for name, value in msgspec.to_builtins(event).items() if value is not None} == example
+        assert msgspec.to_builtins(event) == example
 
 
 # Where JSON Schema and the decoder may differ is left out: 5.0, an integer to the one only, and text times before 2000.
@@ -180,6 +180,18 @@ def test_published_decision_obeys_its_schema() -> None:
         "decline",
         MODEL.version,
     )
+    assert json.loads(value).keys() == set(json_schema(DECISIONS)["required"])
+
+
+def test_published_degraded_decision_obeys_its_schema() -> None:
+    """It says what decided, which model it stands in for, and gives no score that nobody has computed."""
+    columns = decode_transactions([json.dumps(EXAMPLES["transactions"][0]).encode()], now_ms=NOW_MS, limits=Limits())
+    reasons = [[Reason("night_amount", None, 612.5, 500.0)]]
+    (value,) = encode_decisions(columns, [None], ["review"], [None], reasons, MODEL, TIMING, degraded=True)
+    validator(DECISIONS).validate(json.loads(value))
+    decision = msgspec.json.decode(value, type=Decision, strict=True)
+    assert (decision.strategy, decision.degraded, decision.score, decision.confidence) == ("rules", True, None, None)
+    assert (decision.model_version, decision.reasons[0].value) == (MODEL.version, 612.5)
     assert json.loads(value).keys() == json_schema(DECISIONS)["properties"].keys()
     with pytest.raises(ValueError, match="expected columns of 1 rows, got one of 0"):
         encode_decisions(columns, [], ["decline"], [0.93], reasons, MODEL, TIMING)
@@ -203,4 +215,7 @@ def test_published_recommendation_obeys_its_schema() -> None:
     validator(RECOMMENDATIONS).validate(json.loads(value))
     recommendation = msgspec.json.decode(value, type=Recommendation, strict=True)
     assert [item.item_id for item in recommendation.items] == ["a", "b"]
-    assert json.loads(value).keys() == json_schema(RECOMMENDATIONS)["properties"].keys()
+    assert json.loads(value).keys() == set(json_schema(RECOMMENDATIONS)["required"])
+    (value,) = encode_recommendations(columns, [["a"]], [[0.25]], ["popular"], MODEL, TIMING, degraded=True)
+    validator(RECOMMENDATIONS).validate(json.loads(value))
+    assert msgspec.json.decode(value, type=Recommendation, strict=True).degraded

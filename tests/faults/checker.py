@@ -59,11 +59,13 @@ class Expected:
         scores: id -> score, of every valid record in the input's log.
         places: id -> (partition, offset) of the input.
         excused: ids that the broker confirmed and that need no decision: aborted, compacted away, dead-lettered.
+        degraded: whether a decision may be without a score, if it says that it is degraded.
     """
 
     scores: Mapping[str, float]
     places: Mapping[str, tuple[int, int]]
     excused: frozenset[str] = frozenset()
+    degraded: bool = False
 
 
 @dataclass
@@ -108,10 +110,7 @@ def judge(confirmed: Mapping[str, Confirmed], expected: Expected, decisions: Seq
     times = Counter(each.input_id for each in decisions)
     wanted = (confirmed.keys() | expected.scores.keys()) - expected.excused
     wrong = {
-        each.input_id
-        for each in decisions
-        if each.input_id not in expected.scores
-        or np.float32(each.value["score"]) != np.float32(expected.scores[each.input_id])
+        each.input_id for each in decisions if each.input_id not in expected.scores or not is_right(each, expected)
     }
     return Verdict(
         inputs=len(wanted),
@@ -121,6 +120,14 @@ def judge(confirmed: Mapping[str, Confirmed], expected: Expected, decisions: Seq
         inversions=inversions(expected.places, decisions),
         stall_s=longest_stall(confirmed, decisions),
     )
+
+
+def is_right(decision: Seen, expected: Expected) -> bool:
+    """Tell whether a decision has the oracle's score, or none where the model may have failed."""
+    score = decision.value["score"]
+    if score is None:
+        return expected.degraded and decision.value.get("degraded") is True
+    return bool(np.float32(score) == np.float32(expected.scores[decision.input_id]))
 
 
 def inversions(places: Mapping[str, tuple[int, int]], decisions: Iterable[Seen]) -> list[str]:

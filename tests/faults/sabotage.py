@@ -6,6 +6,7 @@ A fault is a word and its arguments, separated by colons:
     raise:N             the N-th micro-batch of payments raises, once
     culprit:AMOUNT      the model raises whenever a payment of this amount is among the rows
     head:SECONDS:ID     the micro-batch with this transaction_id takes so long
+    broken:SECONDS      the model raises for everything, for so long from its first call on
     slow:FACTOR:SECONDS the model takes FACTOR times as long, and at least 0.2 s a micro-batch, for its first SECONDS
     defect:N            put defect N back, as the project's list of known defects of such workers numbers them
 
@@ -142,6 +143,18 @@ def raise_on_culprit(amount: str) -> None:
             raise RuntimeError("the model fails on a row, because a test told it to")
 
     before(FraudRunner, "score", fail)
+
+
+def model_is_broken(seconds: str) -> None:
+    until: float | None = None
+
+    def fail(_job: FraudJob, _features: Any) -> None:
+        nonlocal until
+        until = until or time.monotonic() + float(seconds)
+        if time.monotonic() < until:
+            raise RuntimeError("the model fails for everything, because a test told it to")
+
+    before(FraudJob, "_judge", fail)
 
 
 def slow_head(seconds: str, transaction_id: str) -> None:
@@ -286,6 +299,7 @@ _FAULTS: dict[str, Callable[..., None]] = {
     "exit": die_at,
     "raise": raise_once,
     "culprit": raise_on_culprit,
+    "broken": model_is_broken,
     "head": slow_head,
     "slow": slow_model,
     "defect": lambda number: _DEFECTS[number](),

@@ -49,6 +49,16 @@ def test_another_score_and_an_answer_to_nothing_are_wrong() -> None:
     assert judge(CONFIRMED, EXPECTED, [*RIGHT, decision(9, 9.0)]).wrong == ["t9"]
 
 
+def test_a_decision_without_a_score_is_wrong_unless_it_may_be_degraded_and_says_so() -> None:
+    """No other test mistakes a worker that goes on without its model for one that works."""
+    bare = replace(RIGHT[0], value={"score": None, "card_id": "c"})
+    marked = replace(RIGHT[0], value={"score": None, "card_id": "c", "degraded": True})
+    may = replace(EXPECTED, degraded=True)
+    assert judge(CONFIRMED, may, [marked, *RIGHT[1:]]).clean
+    for expected, first in ((EXPECTED, marked), (EXPECTED, bare), (may, bare)):
+        assert judge(CONFIRMED, expected, [first, *RIGHT[1:]]).wrong == ["t0"]
+
+
 def test_decisions_of_a_key_out_of_order_are_an_inversion() -> None:
     """Swapped in a partition, or spread over two; other keys in between change nothing."""
     assert judge(CONFIRMED, EXPECTED, [RIGHT[0], RIGHT[2], RIGHT[1], RIGHT[3]]).inversions == ["c"]

@@ -86,6 +86,30 @@ def test_model_that_fails_on_one_record(trial: Trial, form: Form, report: Report
     assert not worker.codes
 
 
+@pytest.mark.settings(model_failure="degrade")
+def test_model_that_fails_on_everything_for_a_while(trial: Trial, form: Form, report: Report) -> None:
+    """5. Decided by rules, then by the model again without a restart, a death on the way: each payment decided once.
+
+    The state is that of a run whose model never failed; at most seven payments in a row are set aside before it is known.
+    """
+    records = trial.produce_labels(form(2_000, 20_000))
+    worker = trial.supervise(0, "exit:before-commit:4", lasting=["broken:4"])
+    load = trial.load(records, rate=form(150, 800))
+    load.finish()
+    poll_until(lambda: worker.codes, 60, "the death of the first worker")
+    trial.wait_for_decisions(len(records) - 14)
+    letters = trial.read_json(DEAD_LETTERS.name)
+    assert {each["stage"] for each in letters} <= {"inference"} and len(letters) <= 14
+    places = {(each["partition"], each["offset"]) for each in letters}
+    aside = {name for name, each in trial.confirmed.items() if (each.partition, each.offset) in places}
+    report("5 model fails on everything", trial.verdict(faults=2, excused=frozenset(aside), degraded=True))
+    kinds = [bool(each.value.get("degraded")) for each in trial.tail.seen]
+    assert any(kinds) and not any(kinds[-100:]), "by rules first, by the model in the end"
+    assert b"streams_degraded_total" in worker.worker.get("/metrics")[1]
+    assert orjson.loads(worker.worker.get("/ready")[1])["degraded"] == []
+    assert len(worker.codes) == 1
+
+
 def test_poison(trial: Trial, form: Form, report: Report) -> None:
     """6. 10 % bad input of 16 kinds: no restart, as many dead letters, and the good are decided nearly as fast."""
     count, rate = form(1_500, 20_000), form(200, 500)

@@ -309,6 +309,7 @@ class Trial(Bench):
         restarts: Sequence[float] = (),
         excused: frozenset[str] = frozenset(),
         quiet_s_max: float = math.inf,
+        degraded: bool = False,
         oracle: Callable[[Sequence[Any], Sequence[Any]], FraudOracle] = FraudOracle,
     ) -> Verdict:
         """Wait until all that was confirmed is decided, or time is up, and judge.
@@ -318,6 +319,7 @@ class Trial(Bench):
             restarts: when workers were started again, seconds of the wall clock.
             excused: ids that need no decision.
             quiet_s_max: give up once no decision has come for so long, where some are expected to be missing.
+            degraded: whether decisions may be without a score, because the model fails.
             oracle: what to expect of the inputs and labels in the log.
         """
         confirmed = {name: each for load in self.loads for name, each in load.finish().items()}
@@ -334,7 +336,7 @@ class Trial(Bench):
         self.oracle = oracle(self.read(TRANSACTIONS.name), self.read(LABELS.name))
         at = {(each.partition, each.offset): each.at for each in self.tail.seen}
         decisions = [Seen.of(m, at.get((m.partition(), m.offset()), float("nan"))) for m in self.read(DECISIONS.name)]
-        verdict = judge(confirmed, Expected(self.oracle.scores, self.oracle.places, excused), decisions)
+        verdict = judge(confirmed, Expected(self.oracle.scores, self.oracle.places, excused, degraded), decisions)
         verdict.faults = faults
         verdict.first_decision_s = first_decision_after(restarts, decisions)
         return verdict

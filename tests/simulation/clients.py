@@ -90,6 +90,9 @@ class Message:
     def value(self) -> bytes | None:
         return None if self._entry is None else self._entry.value
 
+    def headers(self) -> None:
+        """Nobody sends any."""
+
     def timestamp(self) -> tuple[int, int]:
         return 1, 0 if self._entry is None else self._entry.timestamp
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from streams.events import Headers
 from streams.state import StateTable
 from streams.transport.producer import Outputs
 from streams.transport.record_batch import RecordBatch
@@ -40,7 +41,7 @@ class CountHistory:
         self.counts = {key.decode(): int(payload) for key, payload in pairs.items()}
 
 
-def replay(history: CountHistory, values: list[bytes | None], timestamps: list[int]) -> None:
+def replay(history: CountHistory, values: list[bytes | None], timestamps: list[int], headers: list[Headers]) -> None:
     """Count without an output."""
     for value in values:
         history.add(value or b"")

@@ -19,7 +19,7 @@ from streams.codecs import (
     decode_transactions,
     encode_dead_letter,
 )
-from streams.events import LETTER_KEY_BYTES_MAX, LETTER_VALUE_BYTES_MAX, DeadLetter
+from streams.events import FAILED_AT, LETTER_KEY_BYTES_MAX, LETTER_VALUE_BYTES_MAX, DeadLetter, Headers
 from streams.publishing import Publisher
 from streams.schemas import EXAMPLES, json_schema
 from streams.topics import DEAD_LETTERS
@@ -168,6 +168,27 @@ def test_columns_hold_the_accepted_payments_in_log_order() -> None:
     assert batch.amounts.dtype == "float64"
     assert batch.event_times.tolist() == [NOW_MS - 5_000] * 2
     assert batch.event_times.dtype == "int64"
+
+
+def test_records_sent_again_because_the_model_failed_are_told_apart_by_the_place_of_the_failed_one() -> None:
+    """Of accepted records alone, beside others' headers; clients say "no headers" in two ways."""
+    headers: list[Headers] = [
+        None,
+        [(FAILED_AT, b"transactions[1]@7")],
+        [],
+        [("replayed-from", b"dead-letters[0]@2")],
+        [("replayed-from", b"dead-letters[0]@3"), (FAILED_AT, b"transactions[1]@8")],
+        [(FAILED_AT, None)],
+    ]
+    values = [GOOD, GOOD, None, GOOD, GOOD, GOOD]
+    batch = decode_transactions(values, now_ms=NOW_MS, limits=LIMITS, headers=headers)
+    assert batch.failed_at == ["", "transactions[1]@7", "", "transactions[1]@8", ""]
+    assert batch.again().tolist() == [False, True, False, True, False]
+    plain = batch.transaction_ids[0]
+    assert [identity == plain for identity in batch.identities()] == [True, False, True, False, True]
+    assert len(set(batch.identities())) == 3
+    bare = decode_transactions(values, now_ms=NOW_MS, limits=LIMITS)
+    assert bare.identities() == bare.transaction_ids and not bare.again().any()
 
 
 def test_empty_batch_decodes_to_empty_columns() -> None:

@@ -104,6 +104,26 @@ def test_records_of_others_are_passed_over() -> None:
     assert tally.pending == 0
 
 
+def test_degraded_answers_are_counted_and_shown() -> None:
+    """A demo whose model fails does not look like one whose model works."""
+    tally = Tally(("tx-", "ev-"))
+    tally.sending("transactions", _payments("tx-a", "tx-b"))
+    tally.sending("clickstream", Slice({"event_id": ["ev-a"]}, np.zeros(1, np.int64)))
+    rule = [Reason("night_amount", None, 612.5, 500.0)]
+    by_rules = Decision(
+        "d", "tx-a", "c", "t", 3.0, 0, None, "review", None, rule, "fraud", "0" * 64, 0, TIMINGS, "rules", True
+    )
+    slate = Recommendation("d", "ev-a", "s", [RankedItem("i", 0.1)], "popular", 0.1, "r", "0" * 64, 0, 0, TIMINGS, True)
+    tally.receive([_record("fraud-decisions", by_rules), _decision("tx-b"), _record("recommendations", slate)])
+    assert (tally.pending, tally.degraded) == (0, 2)
+    for terminal in (True, False):
+        out = io.StringIO()
+        with DemoView(tally, "embedded Kafka", 60.0, Console(file=out, force_terminal=terminal, width=140)) as view:
+            view.tick(phase="live")
+        for text in ("2 degraded", "rules", "night_amount 612.5"):
+            assert text in out.getvalue(), text
+
+
 def test_history_has_no_latency() -> None:
     """What was sent before timing began counts as answered, not as late."""
     tally = Tally(("tx-", "ev-"))

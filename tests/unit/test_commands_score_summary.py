@@ -15,7 +15,7 @@ from streams.commands.column_files import SourceError
 from streams.commands.score_summary import Scored, ScoreSummary, area_under_roc, read_labels
 
 
-def _decision(name: str, score: float, decision: Literal["approve", "review", "decline"] = "approve") -> Scored:
+def _decision(name: str, score: float | None, decision: Literal["approve", "review", "decline"] = "approve") -> Scored:
     return Scored(f"d-{name}", name, score, decision, "f" * 64)
 
 
@@ -46,6 +46,21 @@ def test_classes_are_told_apart_by_the_labels() -> None:
     assert "3 decisions, 1 repeated, 2 labels, AUC 1.0000" in table
     assert "3 by model ffffffffffff" in table
     assert len(table.splitlines()) == 7
+
+
+def test_degraded_decisions_are_told_and_have_no_part_in_the_scores() -> None:
+    """They count among the decisions of their class; mean, quantiles and AUC are those of the scores that there are."""
+    summary = ScoreSummary()
+    summary.add_labels(["a", "b", "c", "d"], [True, False, True, False])
+    summary.add_decisions([_decision("a", 0.9, "decline"), _decision("b", 0.1)])
+    summary.add_decisions([_decision("c", None, "review"), _decision("d", None), _decision("x", None)])
+    report = summary.report()
+    assert (report["decisions"], report["degraded"], report["auc"]) == (5, 3, 1.0)
+    classes = report["classes"]
+    assert {name: row["decisions"] for name, row in classes.items()} == {"genuine": 2, "fraud": 2, "unlabelled": 1}
+    assert (classes["fraud"]["mean"], classes["unlabelled"]["mean"]) == (0.9, None)
+    assert classes["fraud"]["by_decision"] == {"decline": 1, "review": 1}
+    assert "5 decisions (3 degraded, without a score), 0 repeated" in summary.table(report)
 
 
 def test_nothing_to_summarise_is_said() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -130,6 +131,19 @@ def test_lines_of_watch() -> None:
     line = recommendation_line(SLATE)
     assert "i0 1.00" in line and "i4" in line and "i5" not in line
     assert "transactions[1]@5" in dead_letter_line(LETTER)
+
+
+def test_lines_of_watch_tell_what_is_degraded() -> None:
+    """In the place of a score stands what decided, in that of a contribution the value; a slate's strategy is marked."""
+    rule = Reason("amount_over_typical", None, 8.25, 5.0)
+    line = decision_line(
+        msgspec.structs.replace(
+            DECISION, score=None, confidence=None, decision="review", reasons=[rule], strategy="rules", degraded=True
+        )
+    )
+    assert " rules  card" in line and line.endswith("amount_over_typical 8.25")
+    assert "popular! " in recommendation_line(msgspec.structs.replace(SLATE, degraded=True))
+    assert "popular  " in recommendation_line(SLATE)
 
 
 def test_lines_of_watch_leave_the_terminal_alone() -> None:

@@ -25,7 +25,8 @@ from models.features.cards import (
 T0 = 1_700_000_000_000
 DAY_MS = 86_400_000
 
-Payment = tuple[str, int, float]
+# A fourth element marks a payment that comes again.
+Payment = tuple[str, int, float] | tuple[str, int, float, bool]
 
 
 @dataclass
@@ -36,13 +37,16 @@ class CardOracle:
     log: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     watermark: int = -(2**62)
 
-    def record(self, card: str, t: int, amount: float) -> list[float]:
+    def record(self, card: str, t: int, amount: float, again: bool = False) -> list[float]:
         self.watermark = max(self.watermark, t)
         if t < self.watermark - HORIZON_MS:
             return self.features([], t, amount)
         events = self.log.setdefault(card, [])
-        place = sum(time <= t for time, _ in events)
-        events.insert(place, (t, amount))
+        counting = range(max(0, len(events) - self.events_max), len(events))
+        like = [place for place in counting if again and events[place] == (t, amount)]
+        place = like[-1] if like else sum(time <= t for time, _ in events)
+        if not like:
+            events.insert(place, (t, amount))
         first = max(0, len(events) - self.events_max)
         newest = events[-1][0]
         return self.features([e for e in events[first:place] if e[0] > newest - KEPT_MS], t, amount)
@@ -95,8 +99,9 @@ def typical(history: list[tuple[int, float]], t: int, amount: float) -> list[flo
 
 
 def update(history: CardHistory, payments: list[Payment]) -> np.ndarray:
-    cards, times, amounts = zip(*payments, strict=True)
-    return history.update(list(cards), np.array(times, np.int64), np.array(amounts, np.float64))
+    cards, times, amounts = zip(*(payment[:3] for payment in payments), strict=True)
+    again = np.array([len(payment) > 3 for payment in payments])
+    return history.update(list(cards), np.array(times, np.int64), np.array(amounts, np.float64), again)
 
 
 # Steps that land on, just inside and just outside the edges of windows, horizons and evictions, and steps back in time.
@@ -113,11 +118,14 @@ amounts = st.one_of(st.integers(0, 200_000).map(lambda cents: cents / 100), st.f
 
 @st.composite
 def payments(draw: st.DrawFn) -> list[Payment]:
-    now, stream = T0, []
+    now = T0
+    stream: list[Payment] = []
     for card, step, amount in draw(
         st.lists(st.tuples(st.sampled_from("abc"), steps, amounts), min_size=1, max_size=60)
     ):
         stream.append((card, now + step, amount))
+        if draw(st.integers(0, 3)) == 0:
+            stream.append((*draw(st.sampled_from(stream))[:3], True))
         if step > 0 and step < 3 * DAY_MS:
             now += step
         elif draw(st.integers(0, 5)) == 0:
@@ -190,6 +198,17 @@ def test_a_late_payment_sees_no_history_and_leaves_none() -> None:
     assert history.digest() == before
     assert update(history, [("a", T0, 7.0)])[0, count] == 1
     assert update(history, [("a", T0, 7.0)])[0, count] == 2
+
+
+def test_a_payment_that_comes_again_is_not_counted_twice() -> None:
+    """It sees what it saw, itself included, and leaves the history as it was; one that is not held is recorded."""
+    history = CardHistory()
+    payments: list[Payment] = [("a", T0, 1.0), ("a", T0 + 1000, 2.0), ("a", T0 + 2000, 4.0)]
+    first, before = update(history, payments), history.digest()
+    assert np.array_equal(update(history, [(*payments[1], True)]), first[1:2])
+    assert history.digest() == before
+    assert update(history, [("a", T0 + 3000, 8.0)])[0, CARD_FEATURES.index("card_sum_10min")] == 15.0
+    assert update(history, [("b", T0, 1.0, True), ("b", T0 + 1, 2.0)])[1, CARD_FEATURES.index("card_count_1h")] == 2.0
 
 
 def test_a_payment_does_not_see_later_stamped_ones() -> None:

@@ -52,6 +52,23 @@ def test_share_falls_as_others_are_chosen():
     assert last[0] == pytest.approx(1 / (1 + PRIOR)) and last[-1] == 0
 
 
+def test_click_that_comes_again_is_answered_and_teaches_nothing_more():
+    """Session, followers and shares are what they were; the click gets the answer that it should have had."""
+    history, clicks = ClickHistory(3), [("s", "a", 0), ("s", "new", 1), ("t", "a", 2), ("t", "b", 3), ("u", "a", 4)]
+    sequences, ids, shares = update(history, clicks)
+    before = history.digest()
+    sessions, items, times = zip(*clicks, strict=True)
+    found, new = history.update(
+        list(sessions),
+        np.array([KNOWN.get(item, -1) for item in items], np.int32),
+        list(items),
+        T0 + np.array(times, np.int64),
+        np.ones(len(clicks), bool),
+    )
+    assert np.array_equal(found, sequences) and history.digest() == before
+    assert (new.ids[-1], new.shares[-1]) == (ids[-1], shares[-1]) and ids[-1]
+
+
 def test_sequences_hold_known_items_only():
     """The network reads the model's own items; new ones leave a gap."""
     sequences, _, _ = update(ClickHistory(3, 4), [("s", "a", 0), ("s", "new", 1), ("s", "c", 2)])

@@ -13,7 +13,8 @@ from models.features.sessions import IDLE_MS, SessionHistory
 
 T0 = 1_700_000_000_000
 
-Click = tuple[str, int, int]
+# A fourth element marks a click that comes again.
+Click = tuple[str, int, int] | tuple[str, int, int, bool]
 
 
 @dataclass
@@ -25,7 +26,7 @@ class SessionOracle:
     newest: dict[str, int] = field(default_factory=dict)
     watermark: int = -(2**62)
 
-    def record(self, session: str, item: int, t: int) -> list[int]:
+    def record(self, session: str, item: int, t: int, again: bool = False) -> list[int]:
         self.watermark = max(self.watermark, t)
         if t < self.watermark - IDLE_MS:
             return self.padded([item])
@@ -37,6 +38,9 @@ class SessionOracle:
         kept_before = max(0, len(clicks) - self.length)
         if item < 0:
             return self.padded([i for _, i in clicks[kept_before:place]])
+        like = [number for number in range(kept_before, len(clicks)) if again and clicks[number] == (t, item)]
+        if like:
+            return self.padded([i for _, i in clicks[kept_before : like[-1]]] + [item])
         clicks.insert(place, (t, item))
         kept = max(0, len(clicks) - self.length)
         return self.padded([i for _, i in clicks[kept:place]] + [item])
@@ -46,8 +50,9 @@ class SessionOracle:
 
 
 def update(history: SessionHistory, clicks: list[Click]) -> np.ndarray:
-    sessions, items, times = zip(*clicks, strict=True)
-    return history.update(list(sessions), np.array(items, np.int32), np.array(times, np.int64))
+    sessions, items, times = zip(*(click[:3] for click in clicks), strict=True)
+    again = np.array([len(click) > 3 for click in clicks])
+    return history.update(list(sessions), np.array(items, np.int32), np.array(times, np.int64), again)
 
 
 steps = st.one_of(
@@ -58,11 +63,14 @@ steps = st.one_of(
 
 @st.composite
 def clicks(draw: st.DrawFn) -> list[Click]:
-    now, stream = T0, []
+    now = T0
+    stream: list[Click] = []
     for session, item, step in draw(
         st.lists(st.tuples(st.sampled_from("pqr"), st.integers(-1, 30), steps), min_size=1, max_size=60)
     ):
         stream.append((session, item, now + step))
+        if draw(st.integers(0, 3)) == 0:
+            stream.append((*draw(st.sampled_from(stream))[:3], True))
         if step > 0 and (step <= 60_000 or draw(st.booleans())):
             now += step
     return stream

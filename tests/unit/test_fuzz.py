@@ -21,8 +21,7 @@ from faust.types import TP
 
 from models.artifacts import MANIFEST_FILE, WEIGHTS_FILE, _version, default_artifact, load_artifact, save_artifact
 from models.errors import ModelError
-from models.fraud import FraudModel
-from models.recommender import RecommenderModel
+from models.runner import FraudRunner, RecommenderRunner
 from streams.agents.fraud import CardReplay, CardState
 from streams.agents.recommendations import SessionState
 from streams.codecs import (
@@ -116,7 +115,7 @@ def rows_of(state: Any) -> list[bytes]:
 
 def pay(state: CardState, records: list[dict[str, Any]]) -> None:
     values = [orjson.dumps(record) for record in records]
-    CardReplay(LIMITS)(state, values, [NOW_MS + place for place in range(len(values))])
+    CardReplay(LIMITS)(state, values, [NOW_MS + place for place in range(len(values))], [None] * len(values))
 
 
 def click(state: SessionState, sessions: list[str], items: list[int]) -> None:
@@ -238,11 +237,11 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Targ
         artifact = folder / kind
         artifact.mkdir()
         (artifact / WEIGHTS_FILE).write_bytes((default_artifact(kind) / WEIGHTS_FILE).read_bytes())
-        network: Any = {"fraud": FraudModel, "recommender": RecommenderModel}[kind]
+        runner: Any = {"fraud": FraudRunner, "recommender": RecommenderRunner}[kind]
 
         def feed(data: bytes) -> None:
             (artifact / MANIFEST_FILE).write_bytes(vouched(data))
-            network.from_artifact(load_artifact(artifact))
+            runner.load(artifact, "cpu")
 
         return feed
 

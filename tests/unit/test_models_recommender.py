@@ -150,6 +150,20 @@ def test_session_without_known_items_gets_the_popular_ones(tiny):
     np.testing.assert_allclose(slates.scores[0], [0.5, 0.3, 0.1])
 
 
+def test_popular_items_serve_any_session_without_the_network(tiny):
+    """The most clicked first, with their share of all clicks; those that the session has seen are left out or kept."""
+    rows = np.concatenate([row(), row(2), row(0, 2), row(1, 0, 3, 2)])
+    slates = tiny.recommend_popular(rows, 3)
+    assert slates.ids == [["c", "a", "b"], ["a", "b", "ö"], ["b", "ö"], []]
+    assert slates.items.tolist() == [[2, 0, 1], [0, 1, 3], [1, 3, -1], [-1, -1, -1]]
+    assert np.allclose(slates.scores, [[0.5, 0.3, 0.1], [0.3, 0.1, 0.1], [0.1, 0.1, 0], [0, 0, 0]])
+    assert slates.strategies == [POPULAR] * 4
+    assert tiny.recommend_popular(rows, 3, keep_seen=True).ids == [["c", "a", "b"]] * 4
+    unknown = tiny.recommend(rows[:1], 3)
+    assert (unknown.ids[0], unknown.scores[0].tolist()) == (slates.ids[0], slates.scores[0].tolist())
+    assert tiny.recommend_popular(rows[:0], 3).ids == []
+
+
 def test_known_and_unknown_sessions_mix_in_a_batch(runner):
     """Each row is answered by its own strategy, in input order."""
     rows = np.concatenate([row(3), row(), row(7, 9), row()])
@@ -210,11 +224,20 @@ def test_recommending_changes_no_weight(runner, fresh):
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+def test_a_network_that_gives_no_numbers_is_an_error_before_its_items_are_picked(tmp_path):
+    """The loops that pick the largest logits have nothing to pick among NaN, and would leave their arrays."""
+    weight = np.full((8, 32), 3e38, np.float32) * np.where(np.arange(32) % 2, 1, -1).astype(np.float32)
+    runner = RecommenderRunner(four_items(tmp_path, **{"encoder.session.weight": weight}), "cpu")
+    with pytest.raises(ModelError, match="finite session vectors"):
+        for session in ((0,), (1,), (2,), (3,), (0, 1, 2, 3)):
+            runner.recommend(row(*session), 3)
+
+
 def test_artifact_with_another_number_of_ids_is_refused(tmp_path):
     """A vocabulary that does not fit the embedding would recommend the wrong items."""
     artifact = load_artifact(default_artifact("recommender"))
     short = Vocabulary(["a", "b"], np.array([1, 1], np.int64)).tensors()
-    with pytest.raises(ArtifactError, match="item ids, got 2"):
+    with pytest.raises(ArtifactError, match=r"item_ids.end: expected 2001 .*, got 2 of"):
         RecommenderRunner(save_artifact(tmp_path, {**artifact.tensors, **short}, artifact.manifest), "cpu")
 
 

@@ -11,6 +11,7 @@ import pytest
 from faust.types import TP
 
 from streams.errors import StateCorrupt
+from streams.events import Headers
 from streams.replica import Replica
 from streams.state import Marker, Snapshot, StateTable
 from streams.transport.record_batch import RecordBatch
@@ -59,10 +60,18 @@ class Logs:
         entries: Rows = self.state if topic == "state" else [(b"", value) for value in self.source]
         for key, value in entries[first:stop]:
             self.replayed += topic == "source"
-            yield [SimpleNamespace(key=lambda k=key: k, value=lambda v=value: v, timestamp=lambda: (1, 0))]
+            headers = [("of", value)] if topic == "source" else None
+            yield [
+                SimpleNamespace(
+                    key=lambda k=key: k, value=lambda v=value: v, timestamp=lambda: (1, 0), headers=lambda h=headers: h
+                )
+            ]
 
 
-def replay(history: Letters, values: Sequence[bytes | None], timestamps: Sequence[int]) -> None:
+def replay(
+    history: Letters, values: Sequence[bytes | None], timestamps: Sequence[int], headers: Sequence[Headers]
+) -> None:
+    assert headers == [[("of", value)] for value in values], "each record has its own headers"
     for value in values:
         history.add(value or b"")
 
@@ -83,13 +92,13 @@ def decide(table: StateTable[Letters], logs: Logs, first: int, stop: int, genera
         [b""] * count,
         values,
         [0] * count,
-        [()] * count,
+        [[("of", value)] for value in values],
         generation,
         0.0,
     )
     history = table.at(batch)
     before = dict(history.counts)
-    replay(history, values, batch.timestamps)
+    replay(history, values, batch.timestamps, batch.headers)
     table.advance(batch)
     return before
 

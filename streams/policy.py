@@ -15,6 +15,7 @@ from streams.events import Reason
 APPROVE, REVIEW, DECLINE = range(3)
 DECISIONS = ("approve", "review", "decline")
 
+
 class Verdicts(NamedTuple):
     """What is decided of payments.
 

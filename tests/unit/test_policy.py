@@ -11,6 +11,7 @@ from models.features.payments import FRAUD_FEATURES, PaymentFeatures, replay
 from models.features.terminals import TerminalHistory
 from models.runner import FraudRunner
 from models.training.simulator import simulate_payments
+from streams.events import Reason
 from streams.policy import APPROVE, REVIEW, Rules, Verdicts
 from streams.settings import Settings
 
@@ -41,7 +42,7 @@ def test_each_rule_reviews_from_its_limit_on(rule: str, below: dict[str, float],
     assert verdicts.decisions.tolist() == [APPROVE, REVIEW]
     assert verdicts.reasons[0] == []
     limit = getattr(RULES, rule)
-    assert verdicts.reasons[1] == [{"feature": rule, "contribution": None, "value": limit, "limit": limit}]
+    assert verdicts.reasons[1] == [Reason(rule, None, limit, limit)]
 
 
 def test_a_large_amount_by_day_is_no_reason() -> None:

@@ -56,7 +56,7 @@ def test_rules_make_no_score_and_decline_nothing() -> None:
     verdicts = RULES.decide(rows(all_of_them | {"amount": 5e4, "is_night": 1.0}, {}), 2)
     assert verdicts.decisions.tolist() == [REVIEW, APPROVE]
     assert (verdicts.scores, verdicts.confidences) == ([None, None], [None, None])
-    assert [each["feature"] for each in verdicts.reasons[0]] == ["card_count_10min", "amount_over_typical"]
+    assert [each.feature for each in verdicts.reasons[0]] == ["card_count_10min", "amount_over_typical"]
 
 
 def test_default_rules_catch_about_half_of_the_simulators_fraud() -> None:

@@ -93,7 +93,7 @@ def test_model_that_fails_on_everything_for_a_while(trial: Trial, form: Form, re
     The state is that of a run whose model never failed; at most seven payments in a row are set aside before it is known.
     """
     records = trial.produce_labels(form(2_000, 20_000))
-    worker = trial.supervise(0, "exit:before-commit:4", lasting=["broken:4"])
+    worker = trial.supervise(0, "exit:before-commit:4", lasting=["broken:1.5"])
     load = trial.load(records, rate=form(150, 800))
     load.finish()
     poll_until(lambda: worker.codes, 60, "the death of the first worker")

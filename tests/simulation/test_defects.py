@@ -125,7 +125,7 @@ DEFECTS: list[tuple[Callable[[Patch], None], str, int]] = [
     (state_ahead_of_the_commit, "exactly_once", 100),
     (state_ahead_of_the_commit, "at_least_once", 100),
     (state_read_before_it_is_settled, "exactly_once", 500),
-    (stale_generation_confirmed, "exactly_once", 300),
+    (stale_generation_confirmed, "exactly_once", 1_500),
     (abort_without_reading_again, "exactly_once", 100),
     (abort_without_reading_again, "at_least_once", 100),
 ]

@@ -124,6 +124,8 @@ class Pipeline(Generic[Decoded]):
 
     def _start_due(self) -> None:
         while not self._failed and self._device.in_flight < MICRO_BATCHES_IN_FLIGHT_MAX:
+            if self._device.in_flight and self._batcher.records <= self._inline_records_max:
+                return  # two threads that share the interpreter lock make both slow: on the loop, once that one is free
             due_in = self._batcher.due_in(time.monotonic())
             if due_in is None:
                 return

@@ -68,14 +68,16 @@ class Settings:
     batch_records_max: int = setting(2048, "records in one micro-batch")
     wait_ms_max: float = setting(0.0, "how long a micro-batch may wait for more records; 0: never")
     inline_records_max: int = setting(
-        256, "micro-batches up to this size run on the event loop, larger ones on the device thread"
+        512, "micro-batches up to this size run on the event loop, larger ones on the device thread"
     )
     queue_records_max: int = setting(
         16_384, "records of a topic delivered and not yet confirmed before fetching pauses"
     )
     queue_bytes_max: int = setting(67_108_864, "bytes of these records before fetching pauses")
     fetch_records_max: int = setting(1_000, "records of one partition handed on as one message")
-    fetch_wait_ms_max: int = setting(2, "while records flow, how long the broker may collect them for one fetch")
+    fetch_wait_ms_max: int = setting(
+        2, "while records flow, how long the broker may collect them for one fetch; 4 times as long while they flow fast"
+    )
     commit_interval_ms: int | None = setting(
         None, "time between commits, of transactions or of offsets; unset: 20 with exactly_once, 100 with at_least_once"
     )

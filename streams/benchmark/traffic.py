@@ -112,7 +112,9 @@ def send_open_loop(
     """
     payments = make_payments(count, run, cards=cards)
     sent = np.memmap(clocks, np.int64, "r+", shape=(count,))
-    producer = Producer({**kafka, **PRODUCER, "linger.ms": LINGER_MS, "socket.nagle.disable": True})
+    # Not idempotent: librdkafka would then wait for each answer of a partition, and use up a core while it does.
+    config = {**kafka, **PRODUCER, "enable.idempotence": False, "linger.ms": LINGER_MS, "socket.nagle.disable": True}
+    producer = Producer(config)
     producer.list_topics(topic, timeout=15)
     # The generator must not measure its own collector: nothing below makes cycles.
     gc.collect()

@@ -29,19 +29,12 @@ from mode.utils.futures import maybe_async
 from streams.checkpoint import OffsetTracker
 from streams.errors import KafkaUnavailable, OutOfOrder
 from streams.transport.flow import Flow
+from streams.transport.pace import FLOW_ENDS_S, IDLE, FetchPace, Patience
 from streams.transport.record_batch import BatchSchema, Fetch, RecordBatch, RecordSpan
 from streams.transport.transactions import GroupMember
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer
-
-# An idle fetch answers as soon as one byte is there; this only bounds how long it hangs at the broker.
-IDLE_FETCH_MS_MAX = 500
-# While records flow, the broker collects this much for a fetch, or as long as `fetch_wait_ms_max` allows: a fetch costs
-# the worker 1-2 ms whatever it holds, and a fetch for every few records would use up a core at 1,000 records/s.
-FLOWING_FETCH_BYTES_MIN = 32_768
-# Without a record for so long a partition counts as idle again.
-FLOW_ENDS_S = 0.25
 
 
 class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
@@ -116,7 +109,7 @@ class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"
-        consumer._fetch_max_wait_ms = IDLE_FETCH_MS_MAX
+        consumer._fetch_max_wait_ms = IDLE.wait_ms_max
         return consumer
 
     async def _fetch_records(
@@ -143,6 +136,7 @@ class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
             if fetcher._subscriptions.reassignment_in_progress:
                 await fetcher._subscriptions.wait_for_assignment()
             drained: dict[TP, list[Any]] = {}
+            count = 0
             for key in list(fetcher._records):
                 if key not in partitions:
                     if not fetcher._subscriptions.is_assigned(key):
@@ -158,6 +152,7 @@ class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
                         fetcher._notify(fetcher._wait_consume_future)
                     if records:
                         drained[tp] = records
+                        count += sum(map(len, records)) if batched else len(records)
                 elif drained:
                     return drained  # the error is raised by the next call
                 else:
@@ -165,8 +160,7 @@ class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
                     fetcher._notify(fetcher._wait_consume_future)
                     result.check_raise()
             if drained:
-                fetcher._fetch_min_bytes = FLOWING_FETCH_BYTES_MIN
-                fetcher._fetch_max_wait_ms = self.consumer.fetch_wait_ms_max
+                self._ask(fetcher, self.consumer.pace.after(count))
                 return drained
             left = deadline - time.monotonic()
             if left <= 0:
@@ -179,7 +173,11 @@ class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
                 waiter.result()  # authorization errors surface here
             else:
                 waiter.cancel()
-                fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = 1, IDLE_FETCH_MS_MAX
+                self._ask(fetcher, IDLE)
+
+    @staticmethod
+    def _ask(fetcher: Fetcher, patience: Patience) -> None:
+        fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = patience
 
     def _record_batches(self, result: FetchResult, tp: TP) -> list[RecordBatch]:
         """Drain one fetch result: the counterpart of aiokafka's `PartitionRecords`, a batch at a time."""
@@ -230,7 +228,7 @@ class Consumer(driver.Consumer):
         self._flow = self.app if isinstance(self.app, Flow) else Flow()
         settings = self._flow.settings
         self.fetch_records_max = settings.fetch_records_max
-        self.fetch_wait_ms_max = settings.fetch_wait_ms_max
+        self.pace = FetchPace(settings.fetch_wait_ms_max)
         self.queue_records_max = settings.queue_records_max
         self.queue_bytes_max = settings.queue_bytes_max
         self.drain_s_max = settings.drain_s_max

@@ -1,8 +1,9 @@
-"""The pipeline from fetches to outputs: what a failure stops."""
+"""The pipeline from fetches to outputs: what a failure stops, and what waits for the device."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -102,3 +103,49 @@ def test_a_failure_before_or_after_the_run_stops_the_worker_too(fails: str, inli
     assert published == [0]
     assert [str(failure) for failure in failures] == ["on purpose"]
     assert "t[0]@1..2: not committed, and read again" in failures[0].__notes__[0]
+
+
+class Recording(Failing):
+    """A job that keeps the sizes of its micro-batches and the threads that they ran on."""
+
+    def __init__(self) -> None:
+        super().__init__(-1)
+        self.runs: list[tuple[int, bool]] = []
+
+    def run(self, batches: Sequence[RecordBatch], decoded: Sequence[None]) -> list[list[Outputs]]:
+        self.runs.append((len(batches), threading.current_thread() is threading.main_thread()))
+        return super().run(batches, decoded)
+
+
+@pytest.mark.parametrize(
+    "records, runs",
+    [
+        (3, [(3, True)]),
+        (5, [(4, False), (1, True)]),
+        (8, [(4, False), (4, False)]),
+    ],
+    ids=["few: together on the loop", "many: on the device thread, but for the last", "many: on the device thread"],
+)
+def test_what_is_few_waits_for_the_device_and_runs_on_the_loop(records: int, runs: list[tuple[int, bool]]) -> None:
+    """On another thread it would run beside the loop's fetching, and the interpreter lock would slow both."""
+    job, published = Recording(), Published()
+
+    async def main() -> None:
+        device, busy = Device(lambda: None), threading.Event()
+        settings = Settings(batch_records_max=4, inline_records_max=3)
+        pipeline = Pipeline(
+            job, device, published, settings, Metrics(), lambda _: True, lambda _: None, lambda exc: None,  # type: ignore[arg-type]
+        )  # fmt: skip
+        device.submit(lambda: busy.wait(10) and None)
+        for first in range(records):
+            pipeline.submit([batch(first)])
+        await asyncio.sleep(0.01)
+        assert not job.runs
+        busy.set()
+        while len(published) < records:
+            await asyncio.sleep(0.001)
+        device.close()
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+    assert job.runs == runs
+    assert published == list(range(records))

@@ -76,7 +76,8 @@ class Settings:
     queue_bytes_max: int = setting(67_108_864, "bytes of these records before fetching pauses")
     fetch_records_max: int = setting(1_000, "records of one partition handed on as one message")
     fetch_wait_ms_max: int = setting(
-        2, "while records flow, how long the broker may collect them for one fetch; 4 times as long while they flow fast"
+        2,
+        "while records flow, how long the broker may collect them for one fetch; 4 times as long while they flow fast",
     )
     commit_interval_ms: int | None = setting(
         None, "time between commits, of transactions or of offsets; unset: 20 with exactly_once, 100 with at_least_once"

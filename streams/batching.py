@@ -37,6 +37,10 @@ class MicroBatcher:
             return 0.0
         return max(0.0, self._queue[0].fetched_at + self._wait_s_max - now)
 
+    def waited(self, now: float) -> float:
+        """Return the seconds since the oldest record was fetched, 0.0 if nothing waits."""
+        return now - self._queue[0].fetched_at if self._queue else 0.0
+
     def take(self) -> list[RecordBatch]:
         """Remove and return the next micro-batch; empty if nothing waits."""
         taken: list[RecordBatch] = []

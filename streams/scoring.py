@@ -23,6 +23,8 @@ Decoded = TypeVar("Decoded")
 
 # One running, one ready behind it; a third would only wait, and hold memory.
 MICRO_BATCHES_IN_FLIGHT_MAX = 2
+# So long few records of a topic wait for a device that others keep busy, before they take their turn on its thread.
+FEW_WAIT_S_MAX = 0.05
 
 
 class Job(Protocol[Decoded]):
@@ -124,9 +126,10 @@ class Pipeline(Generic[Decoded]):
 
     def _start_due(self) -> None:
         while not self._failed and self._device.in_flight < MICRO_BATCHES_IN_FLIGHT_MAX:
-            if self._device.in_flight and self._batcher.records <= self._inline_records_max:
-                return  # two threads that share the interpreter lock make both slow: on the loop, once that one is free
-            due_in = self._batcher.due_in(time.monotonic())
+            now = time.monotonic()
+            if self._device.in_flight and self._are_few(now):
+                return
+            due_in = self._batcher.due_in(now)
             if due_in is None:
                 return
             if due_in > 0.0:
@@ -138,6 +141,10 @@ class Pipeline(Generic[Decoded]):
                 continue
             self.unconfirmed += len(batches)
             self._start(batches, asyncio.get_running_loop())
+
+    def _are_few(self, now: float) -> bool:
+        """Tell whether what waits had better run on the loop once the device is free: beside its thread both are slow."""
+        return self._batcher.records <= self._inline_records_max and self._batcher.waited(now) < FEW_WAIT_S_MAX
 
     def _start(self, batches: list[RecordBatch], loop: asyncio.AbstractEventLoop) -> None:
         """Run a small micro-batch here, since two hand-overs of the interpreter lock cost more than that; others there."""

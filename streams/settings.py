@@ -77,7 +77,7 @@ class Settings:
     fetch_records_max: int = setting(1_000, "records of one partition handed on as one message")
     fetch_wait_ms_max: int = setting(
         2,
-        "while records flow, how long the broker may collect them for one fetch; 4 times as long while they flow fast",
+        "while records flow, how long the broker may collect them for one fetch; 4 times as long after one of 64 records",
     )
     commit_interval_ms: int | None = setting(
         None, "time between commits, of transactions or of offsets; unset: 20 with exactly_once, 100 with at_least_once"
@@ -153,7 +153,8 @@ class Settings:
             )
         if self.inline_records_max > self.batch_records_max:
             raise SettingsError(
-                f"inline_records_max={self.inline_records_max} exceeds batch_records_max={self.batch_records_max}; lower it"
+                f"inline_records_max={self.inline_records_max} exceeds batch_records_max={self.batch_records_max}; "
+                "lower it, or raise batch_records_max"
             )
         review, decline = self.review_threshold, self.decline_threshold
         if (review is None) != (decline is None):

@@ -19,7 +19,7 @@ from streams.benchmark.statistics import BenchmarkError, position_of
 
 CARDS = 50_000
 POSITION_DIGITS = 9  # the last characters of every id: the record's position in the run
-PRODUCER = {"acks": "all", "enable.idempotence": True, "partitioner": "murmur2_random"}
+PRODUCER = {"acks": "all", "partitioner": "murmur2_random"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,12 @@ def preload(kafka: Kafka, topic: str, payments: Payments) -> None:
     """
     before = sum(end_offsets(kafka, topic))
     count = len(payments.keys)
-    bulk = {"linger.ms": 20, "batch.size": 262_144, "queue.buffering.max.messages": 1_000_000}
+    bulk = {
+        "enable.idempotence": True,
+        "linger.ms": 20,
+        "batch.size": 262_144,
+        "queue.buffering.max.messages": 1_000_000,
+    }
     producer = Producer({**kafka, **PRODUCER, **bulk})
     for low in range(0, count, 10_000):
         pairs = zip(payments.keys[low : low + 10_000], payments.values[low : low + 10_000], strict=True)
@@ -116,9 +121,10 @@ def send_open_loop(
     payments = make_payments(count, run, cards=cards)
     sent = np.memmap(clocks, np.int64, "r+", shape=(count,))
     linger_ms = SHORT_LINGER_MS if rate <= SHORT_LINGER_RATE_MAX else LONG_LINGER_MS
-    # Not idempotent: librdkafka would then wait for each answer of a partition, and use up a core while it does.
-    config = {**kafka, **PRODUCER, "enable.idempotence": False, "linger.ms": linger_ms, "socket.nagle.disable": True}
-    producer = Producer(config)
+    # An idempotent producer sends no more of a partition while 5 records are unanswered, and uses up a core meanwhile.
+    # Without retries nothing is sent twice: what the broker refuses counts as lost.
+    once = {"enable.idempotence": False, "retries": 0}
+    producer = Producer({**kafka, **PRODUCER, **once, "linger.ms": linger_ms, "socket.nagle.disable": True})
     producer.list_topics(topic, timeout=15)
     # The generator must not measure its own collector: nothing below makes cycles.
     gc.collect()

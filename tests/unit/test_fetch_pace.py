@@ -12,3 +12,8 @@ def test_the_broker_may_collect_longer_where_many_records_come_at_once(records: 
     patience = FetchPace(3).after(records)
     assert patience.wait_ms_max == wait_ms
     assert patience.bytes_min > 1  # else the broker would answer with the first record
+
+
+@pytest.mark.parametrize("wait_ms, fast_ms", [(200, 500), (1_000, 1_000)])
+def test_it_collects_no_longer_than_an_idle_fetch_hangs_unless_told_so(wait_ms: int, fast_ms: int) -> None:
+    assert FetchPace(wait_ms).after(FAST_RECORDS_MIN).wait_ms_max == fast_ms

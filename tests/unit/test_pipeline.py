@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -117,6 +118,14 @@ class Recording(Failing):
         return super().run(batches, decoded)
 
 
+class Slow(Recording):
+    """A job whose micro-batches take 10 ms."""
+
+    def run(self, batches: Sequence[RecordBatch], decoded: Sequence[None]) -> list[list[Outputs]]:
+        time.sleep(0.01)
+        return super().run(batches, decoded)
+
+
 @pytest.mark.parametrize(
     "records, runs",
     [
@@ -136,10 +145,9 @@ def test_what_is_few_waits_for_the_device_and_runs_on_the_loop(records: int, run
         pipeline = Pipeline(
             job, device, published, settings, Metrics(), lambda _: True, lambda _: None, lambda exc: None,  # type: ignore[arg-type]
         )  # fmt: skip
-        device.submit(lambda: busy.wait(10) and None)
+        device.submit(partial(busy.wait, 10))
         for first in range(records):
             pipeline.submit([batch(first)])
-        await asyncio.sleep(0.01)
         assert not job.runs
         busy.set()
         while len(published) < records:
@@ -149,3 +157,29 @@ def test_what_is_few_waits_for_the_device_and_runs_on_the_loop(records: int, run
     asyncio.run(asyncio.wait_for(main(), 10))
     assert job.runs == runs
     assert published == list(range(records))
+
+
+def test_few_records_do_not_wait_for_the_end_of_another_topics_backlog() -> None:
+    """The device is never free while others fill it: after a while they take their turn on its thread."""
+    few, many = Recording(), Slow()
+    published = Published()
+
+    async def main() -> None:
+        device = Device(lambda: None)
+        settings = Settings(batch_records_max=4, inline_records_max=3)
+        clicks, payments = (
+            Pipeline(
+                job, device, published, settings, Metrics(), lambda _: True, lambda _: None, lambda exc: None,  # type: ignore[arg-type]
+            )
+            for job in (few, many)
+        )  # fmt: skip
+        payments.submit([batch(first) for first in range(400)])
+        clicks.submit([batch(1_000)])
+        while not few.runs:
+            await asyncio.sleep(0.001)
+        payments.abandon()
+        device.close()
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+    assert few.runs == [(1, False)]
+    assert len(many.runs) < 50  # of 100

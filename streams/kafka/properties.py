@@ -58,6 +58,7 @@ def server_properties(
         # No fleet is about to join: a lone worker should not wait 3 s for others.
         "group.initial.rebalance.delay.ms": "0",
         "group.min.session.timeout.ms": "1000",
+        **({} if brokers > 1 else _ALONE),
         # A transaction of a killed worker holds its readers up until it is aborted.
         "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
         "log.segment.bytes": str(128 * 1024 * 1024),
@@ -73,6 +74,10 @@ def properties_text(properties: Mapping[str, str]) -> str:
     """Return properties as a Java properties file."""
     return "".join(f"{key}={value.translate(_ESCAPES)}\n" for key, value in properties.items())
 
+
+# A killed broker may register again only when its last session is over, 9 s by default. That much patience keeps
+# leaders from moving without need; alone, there is nobody to move to, and it would only be time to wait after a crash.
+_ALONE = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
 
 _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n"})
 

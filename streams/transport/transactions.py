@@ -34,9 +34,8 @@ RETRY_PAUSE_S = 0.05  # some of these errors come back at once
 # comes sooner is refused, and librdkafka's pause of 20 ms is longer: a p99 of 39 in place of 59 ms at 1,000 records/s.
 MARKERS_S = 0.008
 # librdkafka's send_offsets_to_transaction may lose its answer with the coordinator's connection and then never returns,
-# whatever its time-out (librdkafka #5456): a call that is over its time by so much hangs for good. A broker whose disk is
-# slow was seen to answer nobody for 9 s.
-HUNG_S = CALL_S_MAX + 10.0
+# whatever its time-out (librdkafka #5456): a call that is over its time by so much hangs for good.
+HUNG_S = CALL_S_MAX + 3.0
 # The group has given our partitions to others: what is not committed is theirs to decide.
 SUPERSEDED = (
     KafkaError.ILLEGAL_GENERATION,

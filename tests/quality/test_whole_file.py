@@ -42,9 +42,9 @@ def test_the_stream_gives_what_offline_gives(tmp_path: Path, partitions: int, wo
         try:
             bench.wait_for("fraud-decisions", COUNT // 3, 600)
             bench.workers[0].kill()
-            bench.start(0)
+            restarted = bench.start(0).wait_until_ready()
             bench.wait_for("fraud-decisions", 2 * COUNT // 3, 600)
-            bench.workers[-1].stop()
+            restarted.stop()
             bench.start(0)
             bench.wait_for("fraud-decisions", COUNT, 600)
             assert sending.wait(60) == 0

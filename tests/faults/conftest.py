@@ -1,4 +1,4 @@
-"""Fixtures of the fault tests: brokers that the whole session shares, a trial with topics of its own, the table."""
+"""Fixtures of the fault tests: brokers that a module shares, a trial with topics of its own, the table."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ _rows: list[Row] = []
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Trials take minutes and want a quiet machine: they have a command of their own."""
+    """Name what is short: the catalogue runs with all tests, the harness's proof of itself by a command of its own."""
     for item in items:
-        marked = any(item.iter_markers("faults")) or any(item.iter_markers("soak"))
-        if item.path.parent == Path(__file__).parent and item.path.name != "test_checker.py" and not marked:
+        if item.path.parent != Path(__file__).parent or any(map(item.get_closest_marker, ("faults", "soak"))):
+            continue
+        if item.path.name == "test_harness.py":
+            item.add_marker(pytest.mark.harness)
+        elif item.path.name != "test_checker.py":
             item.add_marker(pytest.mark.trial)
 
 
@@ -45,7 +48,7 @@ class Form:
 
 @pytest.fixture(params=["short", pytest.param("long", marks=[pytest.mark.faults, pytest.mark.timeout(LONG_S_MAX)])])
 def form(request: pytest.FixtureRequest) -> Form:
-    """The short form runs by `pytest -m trial`, the long one by `pytest -m faults`."""
+    """The short form runs with all tests and by `pytest -m trial`, the long one by `pytest -m faults`."""
     return Form(request.param)
 
 
@@ -58,7 +61,7 @@ class LoneBroker:
     proxy: Proxy
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoneBroker]:
     """A broker whose second listener is advertised at a proxy: a worker that starts there stays behind the proxy."""
     client, controller, behind, front = free_ports(4)
@@ -76,7 +79,7 @@ def lone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoneBroker]:
         yield LoneBroker(kafka, f"127.0.0.1:{client}", proxy)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
     """Three brokers; topics have three replicas, of which two must confirm."""
     with EmbeddedKafka(tmp_path_factory.mktemp("trio"), brokers=3) as kafka:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from confluent_kafka import (
+    OFFSET_END,
     Consumer,
-    IsolationLevel,
     KafkaError,
     KafkaException,
     Message,
     TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from streams.errors import KafkaUnavailable
 
 ANSWER_S_MAX = 30.0
+LEADER_S_MAX = 3.0  # a leader that is dead does not answer: better to ask soon who leads now
 # As long as an output may wait for its broker.
 PATIENCE_S = 60.0
 RETRY_PAUSE_S = 0.25
@@ -67,13 +69,16 @@ class LogReader:
 
     def ends(self, topic: str, partitions: Sequence[int]) -> dict[int, int]:
         """Return the first position after the last stable record of each partition."""
-        spec = {TopicPartition(topic, p): OffsetSpec.latest() for p in partitions}
+        # The consumer's call, not AdminClient.list_offsets (librdkafka 2.16): that one has no pause between attempts to
+        # connect to a leader that is down, keeps a leader epoch that has passed, and may tell an end of -1001.
+        asked = [TopicPartition(topic, p, OFFSET_END) for p in partitions]
 
         def ask() -> dict[int, int]:
-            futures = self._admin.list_offsets(
-                spec, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ANSWER_S_MAX
-            )
-            return {tp.partition: future.result().offset for tp, future in futures.items()}
+            found = self._consumer.offsets_for_times(asked, LEADER_S_MAX)
+            for each in found:
+                if each.error is not None or each.offset < 0:
+                    raise KafkaException(each.error or KafkaError(KafkaError.OFFSET_NOT_AVAILABLE))
+            return {each.partition: each.offset for each in found}
 
         return self._answer(f"{topic}: no end offsets", ask)
 
@@ -106,6 +111,9 @@ class LogReader:
                 if time.monotonic() > deadline or self._interrupted:
                     raise KafkaUnavailable(f"{what}: {exc.args[0].str()}") from exc
             time.sleep(RETRY_PAUSE_S)
+            # The client would ask whom it knows as the leader for minutes. Where nobody answers, it goes on with that.
+            with contextlib.suppress(KafkaException):
+                self._consumer.list_topics(timeout=LEADER_S_MAX)
 
     def partitions(self, topic: str) -> list[int]:
         """Return the partitions of a topic; none where it does not exist."""

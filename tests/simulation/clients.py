@@ -18,7 +18,7 @@ from typing import Any
 
 import faust.transport.consumer
 import pytest
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicPartition
 
 import streams.checkpointer
 import streams.scoring
@@ -320,6 +320,15 @@ class Consumer:
             topics={name: SimpleNamespace(error=None, partitions=dict.fromkeys(range(n))) for name, n in topics.items()}
         )
 
+    def offsets_for_times(self, asked: Sequence[TopicPartition], timeout: float) -> list[TopicPartition]:
+        assert all(tp.offset == OFFSET_END for tp in asked)
+        places = [(tp.topic, tp.partition) for tp in asked]
+        try:
+            ends = self._broker.ask(self._process, lambda: [self._broker.logs[p].stable_end for p in places], timeout)
+        except TimeoutError:
+            raise error("_TIMED_OUT", retriable=True) from None
+        return [TopicPartition(*place, end) for place, end in zip(places, ends, strict=True)]
+
     def assign(self, partitions: Sequence[TopicPartition]) -> None:
         self.unassign()
         self._positions = {(tp.topic, tp.partition): max(0, tp.offset) for tp in partitions}
@@ -419,15 +428,6 @@ class AdminClient:
             return SimpleNamespace(topic_partitions=[_offset(place, found) for place, found in answer.items()])
 
         return {request.group_id: Result(offsets)}
-
-    def list_offsets(
-        self, spec: Mapping[TopicPartition, Any], isolation_level: Any, request_timeout: float
-    ) -> dict[TopicPartition, Result]:
-        def end(tp: TopicPartition) -> Any:
-            log = self._broker.logs[(tp.topic, tp.partition)]
-            return SimpleNamespace(offset=self._call(lambda: log.stable_end, request_timeout))
-
-        return {tp: Result(lambda tp=tp: end(tp)) for tp in spec}  # type: ignore[misc]
 
 
 def _as_read(written: str) -> str:

@@ -22,7 +22,6 @@ from tests.support.workers import poll_until
 pytestmark = pytest.mark.kafka
 
 STALL_S_MAX = 30.0  # as the catalogue sets it for a broker that dies, and for all of them coming back
-STALL_SHORT_S_MAX = 90.0  # the short form runs with all other tests, wherever that is: time is the long form's subject
 
 
 def test_output_refused(trial: Trial, form: Form, report: Report) -> None:
@@ -73,7 +72,7 @@ def test_a_broker_dies(replicated: Trial, trio: EmbeddedKafka, form: Form, repor
     load.stop()
     verdict = replicated.verdict(faults=form(1, 9))
     report("12 a broker of three dies", verdict, restarts=len(worker.codes))
-    assert verdict.stall_s <= form(STALL_SHORT_S_MAX, STALL_S_MAX)
+    assert verdict.stall_s <= STALL_S_MAX
 
 
 def leader(trial: Trial, _kafka: EmbeddedKafka) -> int:
@@ -119,11 +118,11 @@ def test_all_brokers_down(trial: Trial, lone: LoneBroker, form: Form, report: Re
     time.sleep(form(8, 60))
     lone.kafka.restart_broker(1)
     began = time.monotonic()
-    trial.wait_for_more(50, STALL_SHORT_S_MAX)
+    trial.wait_for_more(50, 60)
     resumed_s = time.monotonic() - began
     load.stop()
     report("13 all brokers down", trial.verdict(faults=1), resumed_s=resumed_s, restarts=len(worker.codes))
-    assert resumed_s <= form(STALL_SHORT_S_MAX, STALL_S_MAX)
+    assert resumed_s <= STALL_S_MAX
 
 
 def test_network(proxied: Trial, lone: LoneBroker, form: Form, report: Report) -> None:

@@ -26,10 +26,8 @@ pytestmark = pytest.mark.kafka
 
 SESSION_S = 6.0  # the session timeout of the trials' workers
 FIRST_DECISION_S_MAX = 10.0
-MOVED_S_MAX = 30.0
-# The short form runs with all other tests, wherever that is: time is the long form's subject.
+# The short form shares two cores with three Java processes at times; the criterion is the long form's.
 FIRST_DECISION_SHORT_S_MAX = 60.0
-MOVED_SHORT_S_MAX = 60.0
 MEMORY_GROWTH_MB_MAX = 300.0
 PARTITIONS = 4
 
@@ -130,7 +128,7 @@ def test_a_zombie_is_fenced(trial: Trial, form: Form, report: Report) -> None:
         trial.wait_for_more(50)
         with stopped(zombie.worker):
             time.sleep(SESSION_S + form(4.0, 10.0))
-        assert_all_partitions_decide(trial, MOVED_SHORT_S_MAX)
+        assert_all_partitions_decide(trial, 60.0)
     load.stop()
     report("10 zombie", trial.verdict(faults=rounds), exits=len(zombie.codes))
 
@@ -151,7 +149,7 @@ def test_rebalance_storm(trial: Trial, form: Form, report: Report) -> None:
             guest.wait(15.0)  # whatever its code: it may still have been starting
         else:
             guests[slot] = trial.fork(slot)
-    moved_s = assert_all_partitions_decide(trial, form(MOVED_SHORT_S_MAX, MOVED_S_MAX))
+    moved_s = assert_all_partitions_decide(trial, 30.0)
     load.stop()
     report("11 rebalance storm", trial.verdict(faults=events), moved_s=moved_s)
 

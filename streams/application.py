@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import socket
 import ssl
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import faust
+from faust.tables import TableManager
 from faust.transport.drivers import TRANSPORTS
 from faust.types import TP
 
@@ -86,6 +88,7 @@ class Application(Flow, faust.App):
     worker: Worker
     _ending: threading.Timer | None = None
     _watched: Sequence[asyncio.Future[None]] = ()
+    _stop_deadline = math.inf
 
     def batched(self, topic: Topic) -> Any:
         """Return the channel of a topic whose agents take whole fetches; offsets follow confirmed outputs."""
@@ -130,14 +133,26 @@ class Application(Flow, faust.App):
             self.worker.stop_with(exc)  # aiokafka logs what its listener raises, and goes on as if we had begun
             raise
 
+    def drain_deadline(self) -> float:
+        """Return until when a drain may go on: stopping begins several, which share the time of one."""
+        return min(super().drain_deadline(), self._stop_deadline)
+
     async def drain(self, deadline: float) -> None:
         """Called by the consumer before it commits for the last time under an assignment."""
         await self.worker.drain(deadline)
 
     async def drained(self, deadline: float) -> None:
         """Called by the consumer after that commit: the next owner restores from what is written here."""
-        rows = await self.worker.checkpoint(max(0.0, deadline - time.monotonic()))
+        seconds = deadline - time.monotonic()
+        if seconds <= 0.0:
+            return  # what is not written is replayed
+        rows = await self.worker.checkpoint(seconds)
         logger.info("checkpoint at hand-over: %d rows", rows)
+
+    async def on_stop(self) -> None:
+        self._stop_deadline = super().drain_deadline()
+        self._end_soon(self.settings.drain_s_max + END_S_MAX)  # a commit that no broker answers would never end
+        await super().on_stop()
 
     async def on_shutdown(self) -> None:
         await super().on_shutdown()
@@ -148,20 +163,28 @@ class Application(Flow, faust.App):
         await asyncio.get_running_loop().run_in_executor(None, self.worker.close)
         ending.cancel()
 
-    def _end_soon(self) -> threading.Timer:
+    def _end_soon(self, seconds: float = END_S_MAX) -> threading.Timer:
         """End the process if it has not ended itself by then: a Kafka client that hangs would keep it for ever."""
         if self._ending is None:
-            self._ending = threading.Timer(END_S_MAX, self._end_now)
+            self._ending = threading.Timer(seconds, self._end_now, [seconds])
             self._ending.daemon = True
             self._ending.start()
         return self._ending
 
-    def _end_now(self) -> None:
-        logger.error("not ended within %.0f s: ending without the clients that hang", END_S_MAX)
+    def _end_now(self, seconds: float) -> None:
+        logger.error("not ended within %.0f s: ending without the clients that hang", seconds)
         logging.shutdown()
         if self.worker.failure is not None:
             print(last_line(self.worker.failure), file=sys.stderr, flush=True)
         os._exit(1)  # as it stands: what is not committed is decided again
+
+
+class NoTables(TableManager):
+    """Faust's tables, of which there are none here: upstream gives them a second of every start to be declared."""
+
+    async def on_start(self) -> None:
+        await self._update_channels()
+        await self.recovery.start()
 
 
 def create_app(settings: Settings | None = None) -> Application:
@@ -186,6 +209,7 @@ def create_app(settings: Settings | None = None) -> Application:
     app = Application(
         settings.application_id,
         Worker=CommandLine,
+        TableManager=NoTables,
         broker=";".join(f"streams://{server.strip()}" for server in servers),
         broker_credentials=credentials(settings),
         broker_client_id=member_name(settings),
@@ -253,6 +277,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext:
     """
     try:
         context = ssl.create_default_context(cafile=settings.ssl_ca_location or None)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2  # some distributions' Python leaves that to the system
     except OSError as exc:  # SSLError among them
         raise SettingsError(
             f"ssl_ca_location={settings.ssl_ca_location}: expected certificates as PEM text, got: {exc}; correct the path"

@@ -12,12 +12,12 @@ from typing import Any
 
 from faust.types import TP
 
-from streams.errors import DeliveryFailed
+from streams.errors import DeliveryFailed, Standstill
 from streams.metrics import Metrics
 from streams.scoring import Device
 from streams.state import Snapshot, StateTable
+from streams.transport.group_member import GroupMember
 from streams.transport.state_writer import StateWriter
-from streams.transport.transactions import GroupMember
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Checkpointer:
     Args:
         tables: the state tables, by name for the metrics.
         committed: tells the committed offset of a partition; None where it is not ours.
-        member: tells who we are in the group, now; None while partitions move.
+        member: tells who we are in the group, now; None while partitions move, or where others have taken ours over.
     """
 
     def __init__(
@@ -48,9 +48,15 @@ class Checkpointer:
         self._committed, self._member, self._metrics = committed, member, metrics
         self._lock = asyncio.Lock()
         self._pool = ThreadPoolExecutor(1, "checkpoints")  # one writer, whoever stopped waiting for it
+        self._hung_since: float | None = None  # as the writer said when it was last asked
 
     async def write(self, seconds_max: float) -> int:
-        """Write a checkpoint of what changed and return how many rows; give up what is not written in time."""
+        """Write a checkpoint of what changed and return how many rows; give up what is not written in time.
+
+        Raises:
+            Standstill: the writer hangs: there will be no checkpoint any more.
+        """
+        self._look_for_a_hang()
         deadline = time.monotonic() + seconds_max
         rows = 0
         try:
@@ -96,7 +102,9 @@ class Checkpointer:
     async def _wait_until_committed(self, tp: TP, position: int, member: GroupMember) -> None:
         while (offset := self._committed(tp)) is None or offset < position:
             if self._member() != member:
-                raise DeliveryFailed(f"{tp.topic}[{tp.partition}]: expected commit {position}, got a new assignment")
+                raise DeliveryFailed(
+                    f"{tp.topic}[{tp.partition}]: expected commit {position}, got an assignment that commits no more"
+                )
             await asyncio.sleep(0.02)
 
     @staticmethod
@@ -107,6 +115,15 @@ class Checkpointer:
     def _send(self, table: StateTable[Any], snapshot: Snapshot, member: GroupMember, deadline: float) -> int:
         rows = snapshot.rows()
         return self._writer.write(table.topic, snapshot.partition, rows, member, snapshot.position, deadline)
+
+    def _look_for_a_hang(self) -> None:
+        """Raise Standstill where the writer is met twice in a call that hangs: once may be a pause of the whole process."""
+        before, self._hung_since = self._hung_since, self._writer.hung_since
+        if before is not None and before == self._hung_since:
+            raise Standstill(
+                "checkpoints: expected the last one to be written or given up, the client hangs; "
+                "the worker stops, and whoever comes next replays what is missing"
+            )
 
     def close(self) -> None:
         """Let a checkpoint that is being written end."""

@@ -30,7 +30,7 @@ class ModelFailed(StreamsError):
 
 
 class Standstill(StreamsError):
-    """A partition has records that the worker does not get done."""
+    """A partition has records that the worker does not get done, or its checkpoints hang."""
 
 
 class StateCorrupt(StreamsError):

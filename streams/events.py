@@ -47,7 +47,9 @@ OutputTime = Annotated[int, Meta(description="Milliseconds since the epoch.")]
 class Transaction(Struct, frozen=True, gc=False):
     """A card payment to be decided. Kafka key: card_id."""
 
-    transaction_id: Annotated[Id, Meta(description="Unique; a repeat gets the same decision_id.", examples=["tx-1"])]
+    transaction_id: Annotated[
+        Id, Meta(description="Unique under its key; a repeat is not decided again.", examples=["tx-1"])
+    ]
     event_time: InputTime
     card_id: Annotated[Id, Meta(description="Also the Kafka key, as UTF-8 text.", examples=["card-42"])]
     terminal_id: Annotated[Id, Meta(examples=["terminal-7"])]
@@ -62,7 +64,9 @@ class Transaction(Struct, frozen=True, gc=False):
 class Click(Struct, frozen=True, gc=False):
     """A step of a shopper's session. Kafka key: session_id."""
 
-    event_id: Annotated[Id, Meta(description="Unique; a repeat gets the same decision_id.", examples=["click-1"])]
+    event_id: Annotated[
+        Id, Meta(description="Unique under its key; a repeat is not decided again.", examples=["click-1"])
+    ]
     event_time: InputTime
     session_id: Annotated[Id, Meta(description="Also the Kafka key, as UTF-8 text.", examples=["session-9"])]
     item_id: Annotated[Id, Meta(examples=["item-1203"])]
@@ -138,7 +142,10 @@ class Decision(Struct, frozen=True, omit_defaults=True):
     reasons: Annotated[
         list[Reason],
         Meta(
-            description="Empty when approved. Largest share first; in a degraded decision, the rules that hold it up."
+            description=(
+                "Empty when approved; else baseline, the groups of features with the largest shares, and other, the rest of "
+                "the sum; in a degraded decision, the rules that hold it up."
+            )
         ),
     ]
     model: str

@@ -29,7 +29,8 @@ has a field of its own. An invalid record goes to dead-letters with a code; its 
 Headers are not read, except failed-at: `streams dead-letters replay` writes it to a record for which the model failed, so
 that it is decided in spite of its id, which has been seen.
 
-Reading results: a decision can come twice, after a restart. Drop repeats by decision_id. Where workers are told to go on
+Reading results: read with isolation.level=read_committed, and no decision comes twice. Where workers run with
+guarantee=at_least_once, one can, after a restart: drop repeats by key and decision_id. Where workers are told to go on
 without a model that fails (model_failure=degrade), their answers have degraded: true; a payment's then has no score.
 """
 
@@ -90,8 +91,10 @@ EXAMPLES: Final[dict[str, tuple[dict[str, Any], ...]]] = {
             "decision": "decline",
             "confidence": 0.93,
             "reasons": [
-                {"feature": "terminal_risk_7d", "contribution": 3.1},
-                {"feature": "amount", "contribution": 0.4},
+                {"feature": "baseline", "contribution": -6.2},
+                {"feature": "terminal_risk", "contribution": 8.1},
+                {"feature": "amount", "contribution": 0.9},
+                {"feature": "other", "contribution": -0.2},
             ],
             "model": "fraud",
             "model_version": _EXAMPLE_VERSION,

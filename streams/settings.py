@@ -74,7 +74,7 @@ class Settings:
         16_384, "records of a topic delivered and not yet confirmed before fetching pauses"
     )
     queue_bytes_max: int = setting(67_108_864, "bytes of these records before fetching pauses")
-    fetch_records_max: int = setting(1_000, "records of one partition handed on as one message")
+    fetch_records_max: int = setting(1_000, "records of one partition in one piece, the least that a micro-batch takes")
     fetch_wait_ms_max: int = setting(
         2,
         "while records flow, how long the broker may collect them for one fetch; 4 times as long after one of 64 records",

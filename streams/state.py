@@ -37,7 +37,8 @@ class History(Protocol):
 
     watermarks: Any
 
-    def freeze(self, dirty_only: bool) -> Iterable[Row]: ...
+    def freeze(self, dirty_only: bool) -> Iterable[Row]:
+        """Copy the rows; each iteration over the copy stands alone, whatever thread it is on."""
 
     def load_many(self, pairs: Mapping[bytes, bytes]) -> None: ...
 

@@ -7,7 +7,7 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -35,20 +35,23 @@ from streams.publishing import Publisher
 from streams.scoring import Device, Job, Pipeline
 from streams.settings import Settings
 from streams.state import StateTable
-from streams.topics import CLICKSTREAM, LABELS, TRANSACTIONS, Topic, state_topic
+from streams.topics import CLICKSTREAM, INPUTS, LABELS, OUTPUTS, TRANSACTIONS, Topic, state_topic
 from streams.transport.consumer import Consumer
-from streams.transport.ownership import Ownership, fence
+from streams.transport.group_member import GroupMember
+from streams.transport.leftovers import Leftovers
+from streams.transport.ownership import Ownership
 from streams.transport.producer import OutputProducer
 from streams.transport.reader import LogReader
 from streams.transport.record_batch import RecordBatch
 from streams.transport.state_writer import StateWriter
-from streams.transport.transactions import GroupMember, TransactionalProducer
+from streams.transport.transactions import TransactionalProducer
 from streams.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
 # The interpreter lets a thread keep the lock for 5 ms by default: the loop would wait that long behind the device thread.
 SWITCH_INTERVAL_S = 0.0002
+CARD_STATE, SESSION_STATE = "card-state", "session-state"
 WATCH_S = 2.0
 LABEL_WAIT_MS = 100  # ten empty fetches a second while no label comes
 MIRROR_PATIENCE_S = 5.0  # its next round asks again
@@ -102,14 +105,16 @@ class Worker:
         began = time.monotonic()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         config = settings.librdkafka()
+        self._ownership = Ownership(
+            config, settings.application_id, self._name, self._state_topics, self._leftovers(config)
+        )
         if settings.worker_slot is not None:
-            fence(config, self._name)  # whoever had this slot before us may have died in a transaction
+            self._ownership.fence(self._name)  # whoever had this slot before us may have died in a transaction
         fraud = FraudRunner.load(settings.fraud_artifact, settings.device, settings.dtype)
         recommender = RecommenderRunner.load(settings.recommender_artifact, settings.device, settings.dtype)
         fraud.warm_up()
         recommender.warm_up()
         warm_up_kernels()
-        self._ownership = Ownership(config, settings.application_id, self._name, self._state_topics)
         self._producer = self._outputs(config)
         self._closing.callback(self._close_producer)
         publisher = Publisher(self._producer)
@@ -126,11 +131,9 @@ class Worker:
             settings.checkpoint_interval_s,
             self.metrics.checkpoint_file_failures.inc,
         )
-        self._cards = self._table(
-            "card-state", TRANSACTIONS, "cards/2", partial(CardState, horizon), CardReplay(limits)
-        )
+        self._cards = self._table(CARD_STATE, TRANSACTIONS, "cards/2", partial(CardState, horizon), CardReplay(limits))
         self._sessions = self._table(
-            "session-state",
+            SESSION_STATE,
             CLICKSTREAM,
             f"sessions/3/{recommender.version}",
             partial(SessionState, recommender.items, recommender.length, horizon),
@@ -184,7 +187,7 @@ class Worker:
             self.device,
             StateWriter(config, self._name),
             lambda tp: self._consumer().committed(tp),
-            lambda: self.member,
+            self._committing_member,
             self.metrics,
         )
         self._closing.callback(self._mirror.close)  # behind the last checkpoint
@@ -230,11 +233,20 @@ class Worker:
             places = [TopicPartition(tp.topic, tp.partition) for tp in partitions]
             await self._loop.run_in_executor(None, self._ownership.take, places)
 
+    def _committing_member(self) -> GroupMember | None:
+        return self._producer.member if isinstance(self._producer, TransactionalProducer) else self.member
+
     def _thresholds(self, runner: FraudRunner) -> Thresholds:
         review, decline = self.settings.review_threshold, self.settings.decline_threshold
         if review is None or decline is None:
             return Thresholds(runner.thresholds["review"], runner.thresholds["decline"])
         return Thresholds(review, decline)
+
+    def _leftovers(self, config: Mapping[str, str]) -> Leftovers:
+        group = self.settings.application_id
+        states = [state_topic(group, name, 1).name for name in (CARD_STATE, SESSION_STATE)]
+        outputs, inputs = [topic.name for topic in OUTPUTS], [topic.name for topic in INPUTS]
+        return Leftovers(config, group, [*outputs, *states], [*inputs, *states])
 
     def _table(self, name: str, source: Topic, layout: str, new: Callable[[], Any], replay: Any) -> StateTable[Any]:
         count = len(self._state_reader.partitions(source.name))
@@ -302,7 +314,11 @@ class Worker:
         """Write the changed state; return the number of rows."""
         if self.failure is not None:
             return 0
-        return await self._checkpointer.write(seconds_max)
+        try:
+            return await self._checkpointer.write(seconds_max)
+        except Standstill as exc:
+            self.stop_with(exc)
+            return 0
 
     def keep(self, assigned: set[TP]) -> None:
         """Forget the state of partitions that are not ours any more, once the device comes to it."""
@@ -368,10 +384,14 @@ class Worker:
         for topic in topics:
             numbers = sorted(tp.partition for tp in positions if tp.topic == topic)
             ends = await self._loop.run_in_executor(None, self._ends_reader.ends, topic, numbers)
-            for number in numbers:
-                position = positions[TP(topic, number)]
-                if position < ends[number]:
-                    behind[TP(topic, number)] = (position, restored)
+            short = [number for number in numbers if positions[TP(topic, number)] < ends[number]]
+            if not short:
+                continue
+            # What has expired is not waited for: a quiet partition may hold nothing at all above the committed offset.
+            begins = await self._loop.run_in_executor(None, self._ends_reader.begins, topic, short)
+            for number in short:
+                if begins[number] < ends[number]:
+                    behind[TP(topic, number)] = (positions[TP(topic, number)], restored)
         return behind
 
     def observe(self) -> bytes:

@@ -16,13 +16,13 @@ recommended the new item: it has no vector, but it has been chosen from here.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Sequence
 from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
-from models.features.history import HistoryGroup, KeyedHistory, Pair, Pairs, none_of
+from models.features.history import GroupSnapshot, HistoryGroup, KeyedHistory, Pairs, none_of
 from models.features.sessions import SessionHistory
 
 FOLLOWERS = 20
@@ -144,7 +144,7 @@ class ClickHistory(HistoryGroup):
             if fits:
                 self._name[number] = min(name, self._name.get(number, name))
 
-    def freeze(self, dirty_only: bool) -> Iterator[Pair]:
+    def freeze(self, dirty_only: bool) -> GroupSnapshot:
         """Return the rows of all parts, as `KeyedHistory.freeze` does of one."""
         frozen = super().freeze(dirty_only)
         self._name_again()  # evicted names leave

@@ -180,6 +180,22 @@ class KeyedHistory:
         return total.hexdigest()
 
 
+class GroupSnapshot:
+    """Members' snapshots, each row with the place of its member.
+
+    Each iteration stands alone: one thread writes the rows while another, which gave it up, looks for what was evicted.
+    """
+
+    def __init__(self, members: Sequence[Snapshot]) -> None:
+        self._members = members
+
+    def __iter__(self) -> Iterator[Pair]:
+        for place, snapshot in enumerate(self._members):
+            prefix = b"%d" % place
+            for key, payload in snapshot:
+                yield prefix + key, payload
+
+
 class HistoryGroup:
     """Histories of one partition that are kept, checkpointed and restored as one; rows carry the place of theirs.
 
@@ -206,17 +222,9 @@ class HistoryGroup:
         for member, value in zip(self._members, values, strict=True):
             member.watermark = value
 
-    def freeze(self, dirty_only: bool) -> Iterator[Pair]:
-        """Do `KeyedHistory.freeze` for all members now; iterate for the rows."""
-        frozen = [member.freeze(dirty_only) for member in self._members]
-
-        def rows() -> Iterator[Pair]:
-            for place, snapshot in enumerate(frozen):
-                prefix = b"%d" % place
-                for key, payload in snapshot:
-                    yield prefix + key, payload
-
-        return rows()
+    def freeze(self, dirty_only: bool) -> GroupSnapshot:
+        """Do `KeyedHistory.freeze` for all members now."""
+        return GroupSnapshot([member.freeze(dirty_only) for member in self._members])
 
     def load_many(self, pairs: Pairs) -> None:
         """Do `KeyedHistory.load_many` with each member's rows.

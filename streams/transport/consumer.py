@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchResult
+from aiokafka.consumer import fetcher as fetching
 from aiokafka.errors import CommitFailedError, ConsumerStoppedError, CorruptRecordException, KafkaError
 from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
@@ -28,10 +28,11 @@ from mode.utils.futures import maybe_async
 
 from streams.checkpoint import OffsetTracker
 from streams.errors import KafkaUnavailable, OutOfOrder
+from streams.transport.fetched_records import FetchedRecords
 from streams.transport.flow import Flow
+from streams.transport.group_member import GroupMember
 from streams.transport.pace import FLOW_ENDS_S, IDLE, FetchPace, Patience
 from streams.transport.record_batch import BatchSchema, Fetch, RecordBatch, RecordSpan
-from streams.transport.transactions import GroupMember
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer
@@ -107,6 +108,7 @@ class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
         await self.consumer.on_partitions_assigned(assigned, generation_id)
 
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
+        fetching.MemoryRecords = FetchedRecords
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"
         consumer._fetch_max_wait_ms = IDLE.wait_ms_max
@@ -128,7 +130,7 @@ class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
             return await self._fetched(consumer, fetcher, active_partitions, timeout or 0.0)
 
     async def _fetched(
-        self, consumer: AIOKafkaConsumer, fetcher: Fetcher, partitions: set[TP], timeout: float
+        self, consumer: AIOKafkaConsumer, fetcher: fetching.Fetcher, partitions: set[TP], timeout: float
     ) -> dict[TP, list[Any]]:
         """Return what is there, else wait for it: the counterpart of aiokafka's `Fetcher.fetched_records`."""
         deadline = time.monotonic() + timeout
@@ -143,7 +145,7 @@ class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
                         del fetcher._records[key]
                     continue
                 result = fetcher._records[key]
-                if type(result) is FetchResult:
+                if type(result) is fetching.FetchResult:
                     tp = TP(key.topic, key.partition)
                     batched = self.consumer.is_batched(tp.topic)
                     records = self._record_batches(result, tp) if batched else result.getall(None)
@@ -176,10 +178,10 @@ class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
                 self._ask(fetcher, IDLE)
 
     @staticmethod
-    def _ask(fetcher: Fetcher, patience: Patience) -> None:
+    def _ask(fetcher: fetching.Fetcher, patience: Patience) -> None:
         fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = patience
 
-    def _record_batches(self, result: FetchResult, tp: TP) -> list[RecordBatch]:
+    def _record_batches(self, result: fetching.FetchResult, tp: TP) -> list[RecordBatch]:
         """Drain one fetch result: the counterpart of aiokafka's `PartitionRecords`, a batch at a time."""
         if not result.has_more() or not result.check_assignment(tp):
             return []
@@ -187,7 +189,7 @@ class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
         span = RecordSpan(
             tp, source.next_fetch_offset, self.app.consumer_generation_id, self.consumer.fetch_records_max
         )
-        records, committed_only = source._records, source._isolation_level == READ_COMMITTED
+        records, committed_only = source._records, source._isolation_level == fetching.READ_COMMITTED
         while records.has_next():
             batch = records.next_batch()
             if source._check_crcs and not batch.validate_crc():
@@ -200,7 +202,7 @@ class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
                     span.pass_to(batch.next_offset)
                     continue
             if not batch.is_control_batch:
-                span.extend(batch)
+                span.extend(records.present())
             span.pass_to(batch.next_offset)
         source.next_fetch_offset = span.position
         result._update_position()
@@ -231,7 +233,6 @@ class Consumer(driver.Consumer):
         self.pace = FetchPace(settings.fetch_wait_ms_max)
         self.queue_records_max = settings.queue_records_max
         self.queue_bytes_max = settings.queue_bytes_max
-        self.drain_s_max = settings.drain_s_max
         # Offsets of batched topics are then committed by the outputs' transactions, not here.
         self.transactional = settings.guarantee == "exactly_once"
 
@@ -306,7 +307,7 @@ class Consumer(driver.Consumer):
     def _count(self, batch: RecordBatch, sign: int) -> None:
         topic = batch.tp.topic
         self.records_in_flight[topic] = self.records_in_flight.get(topic, 0) + sign * len(batch)
-        self._bytes_in_flight[topic] = self._bytes_in_flight.get(topic, 0) + sign * batch.value_bytes
+        self._bytes_in_flight[topic] = self._bytes_in_flight.get(topic, 0) + sign * batch.size_bytes
 
     def _tracker(self, tp: TP) -> OffsetTracker:
         tracker = self._trackers.get(tp)
@@ -417,8 +418,8 @@ class Consumer(driver.Consumer):
     # ---- rebalance
 
     async def wait_empty(self) -> None:
-        """Let what has begun finish, within `drain_s_max`, and commit it. What has not begun is read again."""
-        deadline = time.monotonic() + self.drain_s_max
+        """Let what has begun finish, as long as the application allows, and commit it. What has not begun is read again."""
+        deadline = self._flow.drain_deadline()
         await self._flow.drain(deadline)
         while self._unacked_messages and time.monotonic() < deadline:
             self._clean_unacked_messages()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from faust.types import TP
@@ -17,6 +18,10 @@ class Flow:
     """
 
     settings = Settings(guarantee="at_least_once")
+
+    def drain_deadline(self) -> float:
+        """Return until when a drain that begins now may go on, monotonic."""
+        return time.monotonic() + self.settings.drain_s_max
 
     async def take_over(self, partitions: Sequence[TP]) -> None:
         """Called with the batched partitions of a new assignment, before any is fetched."""

@@ -11,18 +11,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Producer as RdProducer
 from confluent_kafka.admin import AdminClient
 
 from streams.errors import KafkaUnavailable
+from streams.transport.leftovers import Leftovers
 
 logger = logging.getLogger(__name__)
 
+Answer = TypeVar("Answer")
+
 ANSWER_S_MAX = 30.0
 RETRY_PAUSE_S = 0.05
+FENCE_S_MAX = 5  # a worker that dies while it fences leaves a transaction open that nobody else ends
 # The end of a transaction is being written, or the group's coordinator moves: the next moment knows better.
 PASSING = (
     KafkaError.UNSTABLE_OFFSET_COMMIT,
@@ -41,12 +46,19 @@ class Ownership:
         transactional_id: ours, which is also our client id in the group.
         state_topics: the topics of the state, by source, added as they become known. A checkpoint that a former owner
             sent under its own generation may commit later: then what is there changes after we have read it.
+        leftovers: what the broker may have forgotten to end.
     """
 
     def __init__(
-        self, config: Mapping[str, str], group: str, transactional_id: str, state_topics: Mapping[str, str]
+        self,
+        config: Mapping[str, str],
+        group: str,
+        transactional_id: str,
+        state_topics: Mapping[str, str],
+        leftovers: Leftovers,
     ) -> None:
         self._config, self._group, self._own_id = dict(config), group, transactional_id
+        self._leftovers = leftovers
         self._state_topics = state_topics
         self._admin = AdminClient(self._config)
 
@@ -65,36 +77,64 @@ class Ownership:
         places = [*partitions, *states]
         owners = {owner for tp in self._offsets(places, stable=False) if (owner := owner_in(tp))} - {self._own_id}
         for owner in sorted(owners - self._alive() if owners else owners):
-            fence(self._config, owner)
+            self.fence(owner)
             logger.info("%s is not in the group any more: its transactions are ended", owner)
         found = {(tp.topic, tp.partition): tp.offset for tp in self._offsets(places, stable=True)}
         offsets = [max(0, found[tp.topic, tp.partition]) for tp in partitions]
         return [TopicPartition(tp.topic, tp.partition, at) for tp, at in zip(partitions, offsets, strict=True)]
 
-    def _alive(self) -> set[str]:
+    def fence(self, owner: str) -> None:
+        """End whatever transactions a worker of this name left open; the broker refuses its producers from now on.
+
+        Raises:
+            KafkaUnavailable: the transaction coordinator does not answer.
+        """
+        ids = (owner, state_writer_id(owner))
+        short = {**self._config, "transaction.timeout.ms": FENCE_S_MAX * 1000}
+        producers = [RdProducer({**short, "transactional.id": transactional_id}) for transactional_id in ids]
         try:
+            for producer in producers:
+                producer.init_transactions(ANSWER_S_MAX)
+            self._leftovers.abort(producers)
+        except KafkaException as exc:
+            raise KafkaUnavailable(f"transactional ids {', '.join(ids)}: not fenced: {exc.args[0].str()}") from exc
+
+    def _alive(self) -> set[str]:
+        def members() -> set[str]:
             described = self._admin.describe_consumer_groups([self._group], request_timeout=ANSWER_S_MAX)
             return {member.client_id for member in described[self._group].result().members}
-        except KafkaException as exc:
-            raise KafkaUnavailable(f"group {self._group}: no list of members: {exc.args[0].str()}") from exc
+
+        return self._repeated("list of members", members)
 
     def _offsets(self, partitions: Sequence[TopicPartition], *, stable: bool) -> list[TopicPartition]:
         wanted = [TopicPartition(tp.topic, tp.partition) for tp in partitions]
+
+        def offsets() -> list[TopicPartition]:
+            futures = self._admin.list_consumer_group_offsets(
+                [ConsumerGroupTopicPartitions(self._group, wanted)],
+                require_stable=stable,
+                request_timeout=ANSWER_S_MAX,
+            )
+            found: list[TopicPartition] = futures[self._group].result().topic_partitions
+            for tp in found:
+                if tp.error is not None:
+                    raise KafkaException(tp.error)
+            return found
+
+        return self._repeated("committed offsets", offsets)
+
+    def _repeated(self, what: str, ask: Callable[[], Answer]) -> Answer:
+        """Ask until there is an answer, the error is none that passes, or ANSWER_S_MAX has."""
         deadline = time.monotonic() + ANSWER_S_MAX
         while True:
             try:
-                request = ConsumerGroupTopicPartitions(self._group, wanted)
-                futures = self._admin.list_consumer_group_offsets(
-                    [request], require_stable=stable, request_timeout=ANSWER_S_MAX
-                )
-                found: list[TopicPartition] = futures[self._group].result().topic_partitions
-                error = next((tp.error for tp in found if tp.error is not None), None)
+                return ask()
             except KafkaException as exc:
-                found, error = [], exc.args[0]
-            if error is None:
-                return found
-            if error.code() not in PASSING or time.monotonic() > deadline:
-                raise KafkaUnavailable(f"group {self._group}: no committed offsets: {error.str()}")
+                error: KafkaError = exc.args[0]
+                if error.code() not in PASSING or time.monotonic() > deadline:
+                    raise KafkaUnavailable(f"group {self._group}: no {what}: {error.str()}") from exc
+            if error.code() != KafkaError.UNSTABLE_OFFSET_COMMIT:
+                self._admin = AdminClient(self._config)  # the old one goes on asking the coordinator that it knows
             time.sleep(RETRY_PAUSE_S)
 
 
@@ -117,17 +157,3 @@ def owner_in(committed: TopicPartition) -> str:
 def state_writer_id(owner: str) -> str:
     """Return the transactional id under which a worker writes its state."""
     return f"{owner}-state"
-
-
-def fence(config: Mapping[str, str], owner: str) -> None:
-    """End whatever transactions a worker of this name left open; the broker refuses its producers from now on.
-
-    Raises:
-        KafkaUnavailable: the transaction coordinator does not answer.
-    """
-    for transactional_id in (owner, state_writer_id(owner)):
-        producer = RdProducer({**config, "transactional.id": transactional_id})
-        try:
-            producer.init_transactions(ANSWER_S_MAX)
-        except KafkaException as exc:
-            raise KafkaUnavailable(f"transactional id {transactional_id}: not fenced: {exc.args[0].str()}") from exc

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from confluent_kafka import (
+    OFFSET_BEGINNING,
     OFFSET_END,
     Consumer,
     KafkaError,
@@ -31,7 +32,7 @@ Answer = TypeVar("Answer")
 
 
 class LogReader:
-    """A read_committed librdkafka consumer with positions of its own. One thread at a time.
+    """A librdkafka consumer with positions of its own, read_committed unless told otherwise. One thread at a time.
 
     The end of a span is told by an empty fetch, which takes `fetch_wait_ms_max`; whoever follows a log without end gives
     fetches more time. A cluster that does not answer is asked again for `patience_s`. About `records_max` records come at a
@@ -47,6 +48,7 @@ class LogReader:
         patience_s: float = PATIENCE_S,
         records_max: int = READ_RECORDS_MAX,
         fetch_wait_ms_max: int = 10,
+        isolation: str = "read_committed",
     ) -> None:
         self._patience_s, self._records_max = patience_s, records_max
         self._consumer = Consumer(
@@ -55,7 +57,7 @@ class LogReader:
                 "group.id": f"{name}-reader",  # librdkafka wants one; nothing is ever committed under it
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
-                "isolation.level": "read_committed",
+                "isolation.level": isolation,
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
                 "fetch.wait.max.ms": fetch_wait_ms_max,
@@ -67,11 +69,18 @@ class LogReader:
         self._admin = AdminClient(dict(config))
         self._interrupted = False
 
+    def begins(self, topic: str, partitions: Sequence[int]) -> dict[int, int]:
+        """Return the first position that each partition still holds."""
+        return self._edges(topic, partitions, OFFSET_BEGINNING)
+
     def ends(self, topic: str, partitions: Sequence[int]) -> dict[int, int]:
-        """Return the first position after the last stable record of each partition."""
+        """Return the first position after the last record of each partition that the isolation lets through."""
+        return self._edges(topic, partitions, OFFSET_END)
+
+    def _edges(self, topic: str, partitions: Sequence[int], edge: int) -> dict[int, int]:
         # The consumer's call, not AdminClient.list_offsets (librdkafka 2.16): that one has no pause between attempts to
         # connect to a leader that is down, keeps a leader epoch that has passed, and may tell an end of -1001.
-        asked = [TopicPartition(topic, p, OFFSET_END) for p in partitions]
+        asked = [TopicPartition(topic, p, edge) for p in partitions]
 
         def ask() -> dict[int, int]:
             found = self._consumer.offsets_for_times(asked, LEADER_S_MAX)
@@ -80,7 +89,7 @@ class LogReader:
                     raise KafkaException(each.error or KafkaError(KafkaError.OFFSET_NOT_AVAILABLE))
             return {each.partition: each.offset for each in found}
 
-        return self._answer(f"{topic}: no end offsets", ask)
+        return self._answer(f"{topic}: no begin or end offsets", ask)
 
     def topic_id(self, topic: str) -> str:
         """Return the topic's id at the cluster: another one once it was deleted and made again."""

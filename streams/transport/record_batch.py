@@ -47,9 +47,12 @@ class RecordBatch:
         return True  # an empty batch still moves the position past its holes
 
     @property
-    def value_bytes(self) -> int:
-        """Return the size of all values."""
-        return sum(map(len, filter(None, self.values)))
+    def size_bytes(self) -> int:
+        """Return the size of all keys, values and headers."""
+        size = sum(map(len, filter(None, self.values))) + sum(map(len, filter(None, self.keys)))
+        for headers in filter(None, self.headers):
+            size += sum(len(name) + len(value or b"") for name, value in headers)
+        return size
 
     def __str__(self) -> str:
         return f"{self.tp.topic}[{self.tp.partition}]@{self.first}..{self.next_offset}"

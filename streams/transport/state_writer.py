@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Producer as RdProducer
 
 from streams.errors import DeliveryFailed
 from streams.topics import STATE_BYTES_MAX
+from streams.transport.group_member import GroupMember
 from streams.transport.ownership import state_writer_id
-from streams.transport.transactions import GroupMember
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 # every 10 s: with those this stays below `ownership.ANSWER_S_MAX`.
 TRANSACTION_S_MAX = 15.0
 CALL_S_MIN = 1.0
+# librdkafka's send_offsets_to_transaction may never return (#5456): a call that lasts so long hangs for good.
+HUNG_S = TRANSACTION_S_MAX + 3.0
 # Rows are handed over in slices with a pause: a checkpoint may take its time, decisions may not wait for the interpreter.
 SLICE_ROWS = 128
 SLICE_PAUSE_S = 0.001
@@ -40,6 +43,13 @@ class StateWriter:
             "message.max.bytes": STATE_BYTES_MAX,
         }
         self._producer: RdProducer | None = None
+        self._called_at: float | None = None  # since when a blocking call of the client is under way
+
+    @property
+    def hung_since(self) -> float | None:
+        """When the call began that is under way and hangs, monotonic; any thread. After a pause of the process it may end yet."""
+        called_at = self._called_at
+        return called_at if called_at is not None and time.monotonic() - called_at > HUNG_S else None
 
     def write(
         self,
@@ -81,7 +91,7 @@ class StateWriter:
         count = 0
         if self._producer is None:
             producer = RdProducer(self._config)
-            producer.init_transactions(left(deadline))
+            self._wait_for(producer.init_transactions, deadline)
             self._producer = producer
         producer = self._producer
         producer.begin_transaction()
@@ -98,8 +108,8 @@ class StateWriter:
             if count % SLICE_ROWS == 0:
                 time.sleep(SLICE_PAUSE_S)
         where = TopicPartition(topic, partition, position, self._owner)
-        producer.send_offsets_to_transaction([where], member.metadata(), left(deadline))
-        producer.commit_transaction(left(deadline))
+        self._wait_for(partial(producer.send_offsets_to_transaction, [where], member.metadata()), deadline)
+        self._wait_for(producer.commit_transaction, deadline)
         return count
 
     def _abort(self, deadline: float) -> None:
@@ -108,10 +118,17 @@ class StateWriter:
         if producer is None:
             return
         try:
-            producer.abort_transaction(left(deadline))
+            self._wait_for(producer.abort_transaction, deadline)
             self._producer = producer
         except KafkaException as exc:
             logger.warning("the checkpoint's transaction was not aborted: %s", exc.args[0].str())
+
+    def _wait_for(self, call: Callable[[float], None], deadline: float) -> None:
+        self._called_at = time.monotonic()
+        try:
+            call(left(deadline))
+        finally:
+            self._called_at = None
 
 
 def left(deadline: float) -> float:

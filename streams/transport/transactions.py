@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import struct
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -17,6 +15,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from faust.types import TP
 
 from streams.errors import DeliveryFailed
+from streams.transport.group_member import GroupMember
 from streams.transport.ownership import Ownership, as_metadata
 from streams.transport.producer import Delivery, OutputSender
 from streams.transport.record_batch import RecordBatch
@@ -43,22 +42,6 @@ SUPERSEDED = (
     KafkaError.FENCED_INSTANCE_ID,
     KafkaError.REBALANCE_IN_PROGRESS,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class GroupMember:
-    """Who writes: the broker refuses a transaction of a member whose generation has passed."""
-
-    group: str
-    generation: int
-    member_id: str
-    instance_id: str | None
-
-    def metadata(self) -> bytes:
-        """Return librdkafka's serialised consumer group metadata: a private layout, pinned and tested at start."""
-        head = b"CGMDv2:" + struct.pack("=i", self.generation)
-        tail = b"\1" if self.instance_id is None else b"\0" + self.instance_id.encode() + b"\0"
-        return head + self.group.encode() + b"\0" + self.member_id.encode() + b"\0" + tail
 
 
 class TransactionalProducer:
@@ -101,7 +84,7 @@ class TransactionalProducer:
         self._loop = loop
         self._pool = ThreadPoolExecutor(1, "transactions")  # commits and take-overs, one after the other
         self._lock = threading.Lock()  # guards all below
-        self._member: GroupMember | None = None  # None: no assignment under which anything could be committed
+        self._member: GroupMember | None = None
         self._gate_closed = False
         self._begun = False
         self._initialised = False
@@ -110,6 +93,13 @@ class TransactionalProducer:
         self._called_at: float | None = None  # since when a blocking call of the client is under way
         self._reached: dict[TP, int] = {}  # where the deliveries of the present assignment end
         self._work = asyncio.Event()
+
+    @property
+    def member(self) -> GroupMember | None:
+        """In whose name transactions commit; None where none can: between assignments, once others have taken over or an
+        output has failed. One reference, read whole: without the lock.
+        """
+        return self._member
 
     def produce(self, delivery: Delivery) -> None:
         """Send within the open transaction, or have it wait for the next. Any thread."""

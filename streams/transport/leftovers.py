@@ -1,0 +1,100 @@
+"""Leftovers: transactions that the cluster holds for ended while partitions still wait for their end.
+
+A Kafka broker that comes back from a crash ends the transactions that it coordinates, and passes over partitions that have
+no leader at that moment: seen with 4.3 where it is the only broker, every time once a transaction has timed out meanwhile,
+and one time in four where the crash met a commit. Readers of such a partition then wait for ever, its offsets stay
+unstable, and the next commit of the same transactional id makes visible what was aborted: a decision twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, TopicPartition
+from confluent_kafka import Producer as RdProducer
+from confluent_kafka.admin import AdminClient
+
+from streams.errors import KafkaUnavailable
+from streams.transport.group_member import GroupMember
+from streams.transport.reader import LogReader
+
+logger = logging.getLogger(__name__)
+
+ANSWER_S_MAX = 30.0
+OPEN_S = 0.1  # most transactions last a few milliseconds
+
+
+class Leftovers:
+    """What a group's workers write in transactions, to be looked through for what was never ended. Blocking.
+
+    Args:
+        config: connection settings of librdkafka.
+        group: consumer group.
+        written: topics of outputs and state.
+        read: topics whose offsets the transactions commit.
+    """
+
+    def __init__(self, config: Mapping[str, str], group: str, written: Sequence[str], read: Sequence[str]) -> None:
+        self._config, self._group, self._written, self._read = dict(config), group, written, read
+
+    def abort(self, producers: Sequence[RdProducer]) -> None:
+        """End whatever hangs of transactional ids, by aborted transactions of their new producers in the same places.
+
+        Open transactions of others look alike, and are not touched by it: a marker ends those of its own producer only.
+        What hangs of a commit is aborted too, outputs with their offsets: its input is decided again.
+
+        Args:
+            producers: of the transactional ids, initialised.
+
+        Raises:
+            KafkaException: a transaction failed.
+            KafkaUnavailable: the cluster does not answer.
+        """
+        with (
+            closing(LogReader(self._config, self._group)) as stable_log,
+            closing(LogReader(self._config, self._group, isolation="read_uncommitted")) as log,
+        ):
+            stopped = self._stopped(stable_log, log)
+            if stopped:  # where it goes on, it was open, and is ended by its owner
+                time.sleep(OPEN_S)
+                later = self._stopped(stable_log, log)
+                stopped = {place: at for place, at in stopped.items() if later.get(place) == at}
+            unstable = self._unstable([TopicPartition(topic, n) for topic in self._read for n in log.partitions(topic)])
+        if not stopped and not unstable:
+            return
+        for producer in producers:
+            producer.begin_transaction()
+            for topic, number in stopped:
+                producer.produce(topic, b"", b"", number)
+                if producer.flush(ANSWER_S_MAX):
+                    raise KafkaUnavailable(f"{topic}[{number}]: no answer, and a transaction there waits for its end")
+            if unstable:
+                producer.send_offsets_to_transaction(unstable, GroupMember(self._group).metadata(), ANSWER_S_MAX)
+            producer.abort_transaction(ANSWER_S_MAX)
+        logger.info("%d partitions and %d offsets waited for the end of a transaction", len(stopped), len(unstable))
+
+    def _stopped(self, stable_log: LogReader, log: LogReader) -> dict[tuple[str, int], int]:
+        """Return where a read_committed reader gets no further in partitions that have more."""
+        found: dict[tuple[str, int], int] = {}
+        for topic in self._written:
+            if partitions := log.partitions(topic):
+                ends = log.ends(
+                    topic, partitions
+                )  # before the stable ones: those are behind only where something is open
+                stable = stable_log.ends(topic, partitions)
+                found |= {(topic, number): stable[number] for number in partitions if stable[number] < ends[number]}
+        return found
+
+    def _unstable(self, places: Sequence[TopicPartition]) -> list[TopicPartition]:
+        """Return those of the group's partitions whose committed offset waits for the end of a transaction."""
+        if not places:
+            return []
+        request = ConsumerGroupTopicPartitions(self._group, list(places))
+        admin = AdminClient(self._config)  # a name of its own: an answer never comes to a client that is gone
+        offsets = admin.list_consumer_group_offsets([request], require_stable=True, request_timeout=ANSWER_S_MAX)
+        found = offsets[self._group].result().topic_partitions
+        unstable = [tp for tp in found if tp.error is not None and tp.error.code() == KafkaError.UNSTABLE_OFFSET_COMMIT]
+        return [TopicPartition(tp.topic, tp.partition, 0) for tp in unstable]

@@ -33,7 +33,7 @@ class Row:
         form: short or long.
         faults: how many were done: kills, stops, restarts of brokers.
         stall_s: longest silence of a partition that had work.
-        first_decision_s: 95th percentile of the time from a worker's start to its first decision; NaN where none was timed.
+        first_decision_s: 95th percentile of the time from a worker's start to its first decision; None where none was timed.
         figures: what else the item's criterion is about.
     """
 
@@ -61,7 +61,7 @@ class Row:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Return the table as the README shows it."""
+    """Return the table in Markdown."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     for row in rows:
         first = "" if row.first_decision_s is None else f"{row.first_decision_s:.1f} s"

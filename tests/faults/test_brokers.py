@@ -11,9 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 
 from streams.kafka import EmbeddedKafka
 from streams.topics import DECISIONS
+from streams.transport.ownership import PASSING
 from tests.faults.conftest import SETTINGS, Form, LoneBroker, Report
 from tests.faults.proxy import ADD_PARTITIONS, END_TXN, PRODUCE, TXN_OFFSET_COMMIT
 from tests.faults.trial import Trial
@@ -41,24 +44,6 @@ def test_output_refused(trial: Trial, form: Form, report: Report) -> None:
     report("8 output refused: too large", trial.verdict(faults=1), restarts=len(worker.codes))
 
 
-def test_too_few_replicas(replicated: Trial, trio: EmbeddedKafka, form: Form, report: Report) -> None:
-    """8. Decisions need three replicas and one broker is dead: no committed offset passes one; they come when it is back."""
-    records = replicated.produce_labels(form(6_000, 20_000))
-    worker = replicated.supervise(0)
-    load = replicated.load(records, rate=50)
-    replicated.wait_for_decisions(100)
-    replicated.configure_topic(DECISIONS.name, min_insync_replicas=3)
-    with dead_broker(replicated, trio, 3):
-        until = time.monotonic() + form(15, 60)
-        while time.monotonic() < until:
-            replicated.assert_committed_is_decided()
-            time.sleep(0.5)
-    replicated.configure_topic(DECISIONS.name, min_insync_replicas=2)
-    replicated.wait_for_more(20)
-    load.stop()
-    report("8 output refused: too few replicas", replicated.verdict(faults=1), restarts=len(worker.codes))
-
-
 def test_a_broker_dies(replicated: Trial, trio: EmbeddedKafka, form: Form, report: Report) -> None:
     """12. kill -9 of the broker that leads, of the group's coordinator, of the controller: CLEAN, stalls of 30 s at most."""
     load = replicated.load(replicated.produce_labels(form(20_000, 60_000)), rate=50)
@@ -75,13 +60,51 @@ def test_a_broker_dies(replicated: Trial, trio: EmbeddedKafka, form: Form, repor
     assert verdict.stall_s <= STALL_S_MAX
 
 
+# Behind the other trial of these three brokers: one that is killed after this may come back with what the deleted topic of a
+# name asked for, and hold the new one to it (seen with Kafka 4.3, which then refused every decision for want of a replica).
+def test_too_few_replicas(replicated: Trial, trio: EmbeddedKafka, form: Form, report: Report) -> None:
+    """8. Decisions need three replicas and one broker is dead; the worker is killed meanwhile: they come when it is back.
+
+    Whatever a committed offset had passed, undelivered, would die with the worker. No reader could tell: what was delivered
+    before, too, waits below the high watermark of a new leader until there are three.
+    """
+    outages_s = form([15], [60, 15, 15])
+    load = replicated.load(replicated.produce_labels(form(6_000, 20_000)), rate=50)
+    worker = replicated.supervise(0)
+    for outage_s in outages_s:
+        replicated.wait_for_more(100)
+        replicated.configure_topic(DECISIONS.name, min_insync_replicas=3)
+        with dead_broker(replicated, trio, 3):
+            began = time.time()
+            time.sleep(5)
+            worker.kill()  # the next one waits for the end of this one's transaction, as long as the outage lasts
+            time.sleep(outage_s - 5)
+            late = {name for name, each in replicated.confirmed.items() if each.at > began + 1}
+            assert late and not late & replicated.tail.ids, "decisions came without their replicas"
+        replicated.configure_topic(DECISIONS.name, min_insync_replicas=2)
+    replicated.wait_for_more(20)
+    load.stop()
+    report("8 output refused: too few replicas", replicated.verdict(faults=2 * len(outages_s)))
+
+
 def leader(trial: Trial, _kafka: EmbeddedKafka) -> int:
     return int(trial.admin.list_topics(DECISIONS.name, 10).topics[DECISIONS.name].partitions[0].leader)
 
 
 def coordinator(trial: Trial, _kafka: EmbeddedKafka) -> int:
-    groups = trial.admin.describe_consumer_groups([trial.application_id])
-    return int(groups[trial.application_id].result(10).coordinator.id)
+    """Return who coordinates the group: after a broker's return it moves, and for a moment nobody does."""
+
+    def found() -> list[int]:
+        admin = AdminClient({"bootstrap.servers": trial.servers, "log_level": 0})  # an old one asks whom it knows
+        groups = admin.describe_consumer_groups([trial.application_id])
+        try:
+            return [int(groups[trial.application_id].result(10).coordinator.id)]
+        except KafkaException as exc:
+            if exc.args[0].code() not in PASSING:
+                raise
+            return []
+
+    return poll_until(found, 30, "a coordinator")[0]
 
 
 def controller(_trial: Trial, kafka: EmbeddedKafka) -> int:
@@ -205,7 +228,7 @@ def test_full_disk_of_a_worker(trial: Trial, form: Form, report: Report, tmp_pat
 
 
 def test_full_disk_of_the_broker(tmp_path: Path, form: Form, report: Report) -> None:
-    """18. The embedded broker's disk is full: it ends, /ready turns 503, and with room again all is decided: CLEAN."""
+    """18. The embedded broker's disk is full: it ends, /ready turns 503 or the worker ends, too, and with room again: CLEAN."""
     with (
         small_disk(tmp_path / "disk", 96) as disk,
         EmbeddedKafka(disk / "kafka", extra={"log.segment.bytes": str(4 << 20)}) as kafka,
@@ -218,7 +241,13 @@ def test_full_disk_of_the_broker(tmp_path: Path, form: Form, report: Report) -> 
             trial.wait_for_decisions(100)
             ballast = fill(disk)
             try:
-                poll_until(lambda: worker.worker.get("/ready")[0] == 503, 90, "/ready to answer 503")
+                cluster = kafka.status()
+                assert cluster is not None
+                poll_until(lambda: not cluster.is_alive(), 60, "the end of the broker")
+                # A worker whose client hangs ends before 10 s have passed, and the next one does not come so far.
+                poll_until(
+                    lambda: worker.codes or worker.worker.get("/ready")[0] == 503, 90, "503, or the worker's end"
+                )
             finally:
                 ballast.unlink()
             kafka.restart_broker(1)

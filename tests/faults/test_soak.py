@@ -16,8 +16,10 @@ from tests.faults.trial import Trial
 SOAK_S = 3_600
 SAMPLE_S = 30.0
 RATE = 200
-CARDS = 8_000  # so many pay 720,000 times in months of event time; few would reach years beyond today, and be refused
-WARM_S = 600  # histories of cards and allocators fill up at first
+# So many pay 720,000 times in a year of event time. The histories of more would not be full within the hour; few would reach
+# a time beyond today, and be refused, and payments a year after their labels, which are forgotten by then.
+CARDS = 1_250
+WARM_S = 900  # histories keep 67 days, which take 11 minutes; allocators fill up with them
 MEMORY_SLOPE_MB_PER_HOUR_MAX = 50.0
 P99_GROWTH_MAX = 1.5
 

@@ -35,7 +35,7 @@ PARTITIONS = 4
 def test_kills_under_load(trial: Trial, form: Form, report: Report) -> None:
     """1. kill -9 again and again, a mean of 3 s after the worker decides, now and then while it starts: CLEAN."""
     kills, generator = form(4, 50), random.Random(1)
-    load = trial.load(trial.produce_labels(form(8_000, 120_000)), rate=form(100, 150))
+    load = trial.load(trial.produce_labels(form(8_000, 200_000)), rate=form(100, 150))
     worker = trial.supervise(real=form.name == "long")
     done, lived = 0, []
     while done < kills:

@@ -49,7 +49,7 @@ class Load(threading.Thread):
     ) -> None:
         super().__init__(name="load", daemon=True)
         self._records, self._rate, self._transaction = records, rate, transaction
-        self._stopped = threading.Event()
+        self._stopped, self._ended = threading.Event(), False
         self.confirmed: dict[str, Confirmed] = {}
         self.refused: list[str] = []
         self._producer = Producer(
@@ -73,11 +73,12 @@ class Load(threading.Thread):
             self._producer.init_transactions(60)
             self._producer.begin_transaction()
         self._send_all()
-        self._producer.flush(300)
+        left = self._producer.flush(300)
         if self._transaction == "commit":
             self._producer.commit_transaction(60)
         elif self._transaction == "abort":
             self._producer.abort_transaction(60)
+        self._ended = left == 0
 
     def _send_all(self) -> None:
         began = time.monotonic()
@@ -115,7 +116,8 @@ class Load(threading.Thread):
     def finish(self, seconds_max: float = 300.0) -> dict[str, Confirmed]:
         """Return what was confirmed, once that is everything that was to be sent."""
         self.join(seconds_max)
-        assert not self.is_alive() and not self.refused, f"{len(self.refused)} inputs refused: {self.refused[:3]}"
+        assert not self.refused, f"{len(self.refused)} inputs refused: {self.refused[:3]}"
+        assert self._ended, "expected an end of the load and an answer to each input: it goes on, or has failed"
         return self.confirmed
 
 
@@ -164,7 +166,6 @@ class Trial(Bench):
             self.environment["STREAMS_BOOTSTRAP_SERVERS"] = worker_servers
         self.admin = AdminClient({"bootstrap.servers": servers, "log_level": 0})
         self._supervised: list[Supervised] = []
-        self.labels: list[dict[str, Any]] = []
         self.loads: list[Load] = []
 
     def open(self) -> Self:
@@ -187,6 +188,8 @@ class Trial(Bench):
         poll_until(lambda: not set(old) & self.admin.list_topics(timeout=30).topics.keys(), 30, "topics to be gone")
 
     def close(self) -> None:
+        for load in self.loads:
+            load.stop()
         for each in self._supervised:
             each.release()
         super().close()
@@ -256,7 +259,8 @@ class Trial(Bench):
     @property
     def confirmed(self) -> dict[str, Confirmed]:
         """Return every input that the broker has confirmed so far."""
-        return {name: each for load in self.loads for name, each in load.confirmed.items()}
+        copies = [dict(load.confirmed) for load in self.loads]  # a load goes on meanwhile
+        return {name: each for copy in copies for name, each in copy.items()}
 
     def wait_for_decisions(self, count: int, seconds_max: float = 120.0) -> None:
         """Return when so many decisions have been read."""
@@ -267,9 +271,12 @@ class Trial(Bench):
         self.wait_for_decisions(len(self.tail.seen) + count, seconds_max)
 
     def committed(self) -> dict[int, int]:
-        """Return the committed offset of each partition of the payments; 0 where there is none."""
-        config = {"bootstrap.servers": self.servers, "group.id": self.application_id, "log_level": 0}
-        with contextlib.closing(Consumer(config)) as group:
+        """Return the committed offset of each partition of the payments; 0 where there is none.
+
+        A transaction that cannot end, because its outputs are refused, has committed nothing: it is not waited for.
+        """
+        config = {"group.id": self.application_id, "isolation.level": "read_uncommitted", "log_level": 0}
+        with contextlib.closing(Consumer({**config, "bootstrap.servers": self.servers})) as group:
             numbers = group.list_topics(TRANSACTIONS.name, 10).topics[TRANSACTIONS.name].partitions
             asked = [TopicPartition(TRANSACTIONS.name, number) for number in numbers]
 

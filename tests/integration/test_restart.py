@@ -74,7 +74,7 @@ def test_a_killed_worker_restarts_from_its_files(bench: Bench, loss: str) -> Non
             data[len(data) // 2] ^= 255
             path.write_bytes(data)
     first.log.unlink()
-    second = bench.start(0).wait_until_ready()
+    second = bench.start(0, checkpoint_interval_s=60).wait_until_ready()  # nor are files mended before they are read
     send(bench, records[6_000:], 9_000)
     found = restores(second)
     assert len(found) == PARTITIONS and all(end > 0 for _, end in found.values())

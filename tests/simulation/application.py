@@ -23,7 +23,8 @@ from streams.scoring import Device
 from streams.state import StateTable
 from streams.transport.consumer import Consumer, NoReadOffset
 from streams.transport.flow import Flow
-from streams.transport.ownership import Ownership, fence
+from streams.transport.leftovers import Leftovers
+from streams.transport.ownership import Ownership
 from streams.transport.reader import LogReader
 from streams.transport.record_batch import Fetch, RecordSpan
 from streams.transport.state_writer import StateWriter
@@ -260,9 +261,10 @@ class SimulatedWorker(Worker):
 
     def start(self) -> None:
         app = self._app
+        leftovers = Leftovers(CONFIG, GROUP, [OUTPUT, STATE], [INPUT_NAME, STATE])
+        self._ownership = Ownership(CONFIG, GROUP, app.name, {INPUT: STATE}, leftovers)
         if app.instance is not None:
-            fence(CONFIG, app.name)
-        self._ownership = Ownership(CONFIG, GROUP, app.name, {INPUT: STATE})
+            self._ownership.fence(app.name)
         self._producer = self._outputs(CONFIG)
         self._closing.callback(self._close_producer)
         reader = LogReader(CONFIG, GROUP)
@@ -276,7 +278,7 @@ class SimulatedWorker(Worker):
         self.counting = self._pipeline(CountingJob(table, OUTPUT, app.oracle.check_state, self._dawdle), publisher)
         self._checkpointer = Checkpointer(
             self._tables, self.device, StateWriter(CONFIG, app.name),
-            lambda tp: app.consumer.committed(tp), lambda: self.member, self.metrics,
+            lambda tp: app.consumer.committed(tp), self._committing_member, self.metrics,
         )  # fmt: skip
         self._closing.callback(self._checkpointer.close)
 
@@ -311,7 +313,6 @@ class SimulatedConsumer(Consumer):
         self._flow, self._bytes_in_flight = app, {}
         self.fetch_records_max = app.options.fetch_records_max
         self.queue_records_max, self.queue_bytes_max = app.options.queue_records_max, app.options.queue_bytes_max
-        self.drain_s_max = app.options.drain_s_max
         self.transactional = app.options.guarantee == "exactly_once"
 
     async def _handle_attached(self, commit_offsets: Mapping[TP, int]) -> None:

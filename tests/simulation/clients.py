@@ -305,7 +305,7 @@ class Consumer:
     """In place of `confluent_kafka.Consumer`, for readers with positions of their own."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        assert config["isolation.level"] == "read_committed"
+        self._committed = config["isolation.level"] == "read_committed"
         self._process, self._broker = current_process(), cluster().broker
         self._positions: dict[Place, int] = {}
         self._told_end: dict[Place, int] = {}
@@ -324,7 +324,12 @@ class Consumer:
         assert all(tp.offset == OFFSET_END for tp in asked)
         places = [(tp.topic, tp.partition) for tp in asked]
         try:
-            ends = self._broker.ask(self._process, lambda: [self._broker.logs[p].stable_end for p in places], timeout)
+            logs = self._broker.logs
+            ends = self._broker.ask(
+                self._process,
+                lambda: [logs[p].stable_end if self._committed else len(logs[p].entries) for p in places],
+                timeout,
+            )
         except TimeoutError:
             raise error("_TIMED_OUT", retriable=True) from None
         return [TopicPartition(*place, end) for place, end in zip(places, ends, strict=True)]
@@ -455,12 +460,12 @@ def simulated_world() -> Iterator[pytest.MonkeyPatch]:
         for module in (transport.producer, transport.state_writer, transport.ownership):
             patch.setattr(module, "RdProducer", Producer)
         patch.setattr(transport.reader, "Consumer", Consumer)
-        for module in (transport.reader, transport.ownership):
+        for module in (transport.reader, transport.ownership, transport.leftovers):
             patch.setattr(module, "AdminClient", AdminClient)
         for module in (
-            transport.consumer, transport.record_batch, transport.producer, transport.state_writer, transport.ownership,
-            transport.reader,
-            transport.transactions, streams.checkpointer, streams.scoring, streams.state, streams.worker,
+            transport.consumer, transport.flow, transport.leftovers, transport.record_batch, transport.producer,
+            transport.state_writer, transport.ownership, transport.reader, transport.transactions,
+            streams.checkpointer, streams.scoring, streams.state, streams.worker,
         ):  # fmt: skip
             patch.setattr(module, "time", Clock)
         for module in (transport.transactions, streams.checkpointer, streams.scoring):

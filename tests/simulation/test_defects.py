@@ -11,9 +11,11 @@ from faust.types import TP
 import streams.transport.ownership
 from streams.checkpoint import OffsetTracker
 from streams.checkpointer import Checkpointer
+from streams.transport.group_member import GroupMember
+from streams.transport.leftovers import Leftovers
 from streams.transport.ownership import Ownership
 from streams.transport.producer import Delivery, OutputProducer
-from streams.transport.transactions import CALL_S_MAX, GroupMember, TransactionalProducer
+from streams.transport.transactions import CALL_S_MAX, TransactionalProducer
 from streams.worker import Worker
 from tests.simulation.application import Membership
 from tests.simulation.oracle import Violation
@@ -56,14 +58,14 @@ def offsets_not_in_the_transaction(patch: Patch) -> None:
 
 def take_over_without_fencing(patch: Patch) -> None:
     """What a dead owner left open stays open until the broker's time-out."""
-    patch.setattr(streams.transport.ownership, "fence", lambda config, transactional_id: None)
+    patch.setattr(Ownership, "fence", lambda self, owner: None)
 
 
 def take_over_of_unstable_offsets(patch: Patch) -> None:
     """Offsets are read while the transaction of a former owner is being ended, or might still be committed."""
     offsets = Ownership._offsets
     patch.setattr(Ownership, "_offsets", lambda self, found, *, stable: offsets(self, found, stable=False))
-    patch.setattr(streams.transport.ownership, "fence", lambda config, transactional_id: None)
+    patch.setattr(Ownership, "fence", lambda self, owner: None)
 
 
 def state_ahead_of_the_commit(patch: Patch) -> None:
@@ -85,6 +87,7 @@ def state_read_before_it_is_settled(patch: Patch) -> None:
 
     patch.setattr(Ownership, "take", take_without_state)
     patch.setattr(streams.transport.ownership, "state_writer_id", lambda owner: owner)
+    patch.setattr(Leftovers, "abort", lambda self, producers: None)  # takes its time, in which the checkpoint settles
 
 
 def stale_generation_confirmed(patch: Patch) -> None:

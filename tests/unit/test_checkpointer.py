@@ -9,13 +9,14 @@ from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from faust.types import TP
 
 from streams.checkpointer import Checkpointer
-from streams.errors import DeliveryFailed
+from streams.errors import DeliveryFailed, Standstill
 from streams.metrics import Metrics
 from streams.scoring import Device
-from streams.transport.transactions import GroupMember
+from streams.transport.group_member import GroupMember
 
 MEMBER = GroupMember("group", 1, "member", None)
 
@@ -42,6 +43,8 @@ class Table:
 
 class Writer:
     """Writes at once, or raises."""
+
+    hung_since: float | None = None
 
     def __init__(self, failure: Exception | None = None) -> None:
         self.written: list[tuple[Any, ...]] = []
@@ -151,5 +154,20 @@ def test_time_bounds_the_wait_for_another_checkpoint() -> None:
         assert await one.write(0.05) == 0
         assert not first.done() and time.monotonic() - began < 0.9
         assert await first == 0
+
+    run(main)
+
+
+def test_a_writer_that_hangs_is_told_of() -> None:
+    """Its thread is the only one, and cannot be ended: nothing would be written any more, and nobody would know."""
+    table, writer = Table(), Writer()
+
+    async def main(device: Device) -> None:
+        each = checkpointer(table, device, writer, lambda tp: 5, lambda: MEMBER)
+        for hung_since in (7.0, None, 7.0, 8.0):
+            writer.hung_since = hung_since
+            assert await each.write(5.0) == 3, "the process had paused, and the call has ended since"
+        with pytest.raises(Standstill, match="hangs"):
+            await each.write(5.0)
 
     run(main)

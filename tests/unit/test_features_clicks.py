@@ -116,6 +116,18 @@ def test_new_item_that_nobody_clicks_is_forgotten():
     assert (b"2new", None) in list(history.freeze(True))
 
 
+def test_snapshot_is_read_twice_and_by_two_at_once():
+    """A checkpoint that is given up while it is written is read by the writer and by whoever takes it back."""
+    history = ClickHistory(3)
+    update(history, random_clicks(100, 3))
+    snapshot = history.freeze(False)
+    rows = list(snapshot)
+    writer = iter(snapshot)
+    begun = [next(writer), next(writer)]
+    assert list(snapshot) == rows
+    assert [*begun, *writer] == rows and len(rows) > 2
+
+
 def test_ids_without_end_are_not_learned(monkeypatch):
     """Beyond the bound a new id is not recommended; those learned before still are."""
     monkeypatch.setattr(module, "NEW_ITEMS_MAX", 2)

@@ -11,8 +11,8 @@ from confluent_kafka import KafkaError, KafkaException
 
 from streams.errors import DeliveryFailed
 from streams.transport import state_writer
+from streams.transport.group_member import GroupMember
 from streams.transport.state_writer import StateWriter
-from streams.transport.transactions import GroupMember
 
 MEMBER = GroupMember("group", 1, "member", None)
 
@@ -82,3 +82,22 @@ def test_a_full_queue_is_waited_for_in_time_only(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(DeliveryFailed, match="Queue full"):
         write(writer_of(monkeypatch, producers), seconds=-1.0)
     assert producers.calls[-1] == "abort_transaction"
+
+
+def test_a_call_that_hangs_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only while it lasts, and not before any call would have come back."""
+    seen: list[float | None] = []
+    producers = Producers()
+    writer = writer_of(monkeypatch, producers)
+
+    def commit(_: float) -> None:
+        for hung_s in (state_writer.HUNG_S, -1.0):
+            monkeypatch.setattr(state_writer, "HUNG_S", hung_s)
+            seen.append(writer.hung_since)
+
+    producers.commit_transaction = commit  # type: ignore[attr-defined]
+    began = time.monotonic()
+    assert write(writer) == 2
+    early, late = seen
+    assert early is None and late is not None and began <= late <= time.monotonic()
+    assert writer.hung_since is None

@@ -1,0 +1,50 @@
+"""Stopping a worker: one time for all that is left to do, and nothing waited for that cannot come."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import faust
+
+from streams.application import create_app
+from streams.errors import Standstill
+from streams.settings import Settings
+from streams.worker import Worker
+
+
+def test_drains_of_a_stop_share_its_time(tmp_path: Path) -> None:
+    """Faust empties the consumer more than once while it stops; a rebalance has the whole time for itself."""
+    app = create_app(Settings(bootstrap_servers="127.0.0.1:1", state_dir=str(tmp_path), drain_s_max=5.0))
+    before = app.drain_deadline()
+    time.sleep(0.01)
+    assert app.drain_deadline() > before
+
+    async def upstream(_: faust.App) -> None:
+        """Nothing runs that would have to stop."""
+
+    with patch.object(faust.App, "on_stop", upstream), patch.object(app, "_end_soon") as ending:
+        asyncio.run(app.on_stop())
+    ending.assert_called_once()
+    first = app.drain_deadline()
+    time.sleep(0.01)
+    assert app.drain_deadline() == first
+    assert time.monotonic() < first < time.monotonic() + 5.0
+
+
+def test_checkpoints_that_hang_stop_the_worker() -> None:
+    """Without them a restart would replay more every hour."""
+    told: list[BaseException] = []
+    loop: Any = SimpleNamespace()
+    worker = Worker(Settings(), "worker", lambda: None, told.append, loop)  # type: ignore[arg-type, return-value]
+
+    async def hang(_: float) -> int:
+        raise Standstill("checkpoints hang")
+
+    worker._checkpointer = SimpleNamespace(write=hang)  # type: ignore[assignment]
+    assert asyncio.run(worker.checkpoint(1.0)) == 0
+    assert [str(each) for each in told] == ["checkpoints hang"] and worker.hindrance == "checkpoints hang"

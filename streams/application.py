@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import socket
-import ssl
 import sys
 import threading
 import time
@@ -26,6 +25,7 @@ from streams.agents.fraud import fraud_agent
 from streams.agents.labels import labels_agent
 from streams.agents.recommendations import recommendations_agent
 from streams.connection import connect
+from streams.credentials import tls_context
 from streams.errors import SettingsError, StreamsError
 from streams.http_access import guarded_by
 from streams.settings import Settings, load_settings
@@ -267,35 +267,6 @@ def credentials(settings: Settings) -> Any:
             mechanism=settings.sasl_mechanism,
         )
     return faust.SSLCredentials(context) if context else None
-
-
-def tls_context(settings: Settings) -> ssl.SSLContext:
-    """Return the context that checks the broker's certificate and host name, and shows ours where there is one.
-
-    Raises:
-        SettingsError: a file cannot be read or is not what its setting says.
-    """
-    try:
-        context = ssl.create_default_context(cafile=settings.ssl_ca_location or None)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2  # some distributions' Python leaves that to the system
-    except OSError as exc:  # SSLError among them
-        raise SettingsError(
-            f"ssl_ca_location={settings.ssl_ca_location}: expected certificates as PEM text, got: {exc}; correct the path"
-        ) from exc
-    if settings.ssl_certificate_location:
-        try:
-            context.load_cert_chain(
-                settings.ssl_certificate_location,
-                settings.ssl_key_location,
-                settings.ssl_key_password,  # empty, not None: OpenSSL would ask the terminal
-            )
-        except OSError as exc:
-            raise SettingsError(
-                f"ssl_certificate_location={settings.ssl_certificate_location}, "
-                f"ssl_key_location={settings.ssl_key_location}: expected a certificate and its key as PEM text, and "
-                f"ssl_key_password where the key has one, got: {exc}; correct the paths or the password"
-            ) from exc
-    return context
 
 
 def declare_checkpoints(app: Application) -> None:

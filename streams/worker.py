@@ -25,6 +25,7 @@ from streams.agents.labels import LabelJob, LabelReplay
 from streams.agents.recommendations import RecommendationJob, SessionReplay, SessionState
 from streams.checkpointer import Checkpointer
 from streams.codecs import Limits, decode_transactions
+from streams.credentials import aiokafka_security
 from streams.errors import KafkaUnavailable, Standstill, TopicChanged
 from streams.failover import Failover
 from streams.label_log import LabelLog
@@ -37,6 +38,7 @@ from streams.settings import Settings
 from streams.state import StateTable
 from streams.topics import CLICKSTREAM, INPUTS, LABELS, OUTPUTS, TRANSACTIONS, Topic, state_topic
 from streams.transport.consumer import Consumer
+from streams.transport.coordinator import TransactionCoordinator
 from streams.transport.group_member import GroupMember
 from streams.transport.leftovers import Leftovers
 from streams.transport.ownership import Ownership
@@ -246,7 +248,8 @@ class Worker:
         group = self.settings.application_id
         states = [state_topic(group, name, 1).name for name in (CARD_STATE, SESSION_STATE)]
         outputs, inputs = [topic.name for topic in OUTPUTS], [topic.name for topic in INPUTS]
-        return Leftovers(config, group, [*outputs, *states], [*inputs, *states])
+        coordinator = TransactionCoordinator(self.settings.brokers(), aiokafka_security(self.settings))
+        return Leftovers(config, group, [*outputs, *states], [*inputs, *states], coordinator)
 
     def _table(self, name: str, source: Topic, layout: str, new: Callable[[], Any], replay: Any) -> StateTable[Any]:
         count = len(self._state_reader.partitions(source.name))

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, TopicPartition
-from confluent_kafka import Producer as RdProducer
 from confluent_kafka.admin import AdminClient
 
-from streams.errors import KafkaUnavailable
-from streams.transport.group_member import GroupMember
+from streams.transport.coordinator import TransactionCoordinator
 from streams.transport.reader import LogReader
 
 logger = logging.getLogger(__name__)
@@ -35,23 +33,40 @@ class Leftovers:
         group: consumer group.
         written: topics of outputs and state.
         read: topics whose offsets the transactions commit.
+        coordinator: knows how a transaction ended, and ends what hangs.
     """
 
-    def __init__(self, config: Mapping[str, str], group: str, written: Sequence[str], read: Sequence[str]) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, str],
+        group: str,
+        written: Sequence[str],
+        read: Sequence[str],
+        coordinator: TransactionCoordinator,
+    ) -> None:
         self._config, self._group, self._written, self._read = dict(config), group, written, read
+        self._coordinator = coordinator
 
-    def abort(self, producers: Sequence[RdProducer]) -> None:
-        """End whatever hangs of transactional ids, by aborted transactions of their new producers in the same places.
-
-        Open transactions of others look alike, and are not touched by it: a marker ends those of its own producer only.
-        What hangs of a commit is aborted too, outputs with their offsets: its input is decided again.
-
-        Args:
-            producers: of the transactional ids, initialised.
+    def committed(self, ids: Sequence[str]) -> frozenset[str]:
+        """Return the transactional ids whose last transaction was to be committed: to be asked before they are fenced.
 
         Raises:
-            KafkaException: a transaction failed.
             KafkaUnavailable: the cluster does not answer.
+        """
+        return self._coordinator.committed(ids)
+
+    def end(self, ids: Sequence[str], committed: Collection[str]) -> None:
+        """End whatever hangs of transactional ids, as their last transactions ended.
+
+        Open transactions of others look alike, and are not touched by it: a marker ends those of its own producer only.
+
+        Args:
+            ids: fenced, with no producer at work.
+            committed: those of them whose last transaction was to be committed; the others' are aborted.
+
+        Raises:
+            KafkaException: no answer about the offsets.
+            KafkaUnavailable: the cluster does not answer, or a transaction failed.
         """
         with (
             closing(LogReader(self._config, self._group)) as stable_log,
@@ -65,15 +80,9 @@ class Leftovers:
             unstable = self._unstable([TopicPartition(topic, n) for topic in self._read for n in log.partitions(topic)])
         if not stopped and not unstable:
             return
-        for producer in producers:
-            producer.begin_transaction()
-            for topic, number in stopped:
-                producer.produce(topic, b"", b"", number)
-                if producer.flush(ANSWER_S_MAX):
-                    raise KafkaUnavailable(f"{topic}[{number}]: no answer, and a transaction there waits for its end")
-            if unstable:
-                producer.send_offsets_to_transaction(unstable, GroupMember(self._group).metadata(), ANSWER_S_MAX)
-            producer.abort_transaction(ANSWER_S_MAX)
+        for transactional_id in ids:
+            group = self._group if unstable else None
+            self._coordinator.end(transactional_id, stopped.keys(), group, transactional_id in committed)
         logger.info("%d partitions and %d offsets waited for the end of a transaction", len(stopped), len(unstable))
 
     def _stopped(self, stable_log: LogReader, log: LogReader) -> dict[tuple[str, int], int]:
@@ -96,5 +105,4 @@ class Leftovers:
         admin = AdminClient(self._config)  # a name of its own: an answer never comes to a client that is gone
         offsets = admin.list_consumer_group_offsets([request], require_stable=True, request_timeout=ANSWER_S_MAX)
         found = offsets[self._group].result().topic_partitions
-        unstable = [tp for tp in found if tp.error is not None and tp.error.code() == KafkaError.UNSTABLE_OFFSET_COMMIT]
-        return [TopicPartition(tp.topic, tp.partition, 0) for tp in unstable]
+        return [tp for tp in found if tp.error is not None and tp.error.code() == KafkaError.UNSTABLE_OFFSET_COMMIT]

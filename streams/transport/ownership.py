@@ -92,10 +92,11 @@ class Ownership:
         ids = (owner, state_writer_id(owner))
         short = {**self._config, "transaction.timeout.ms": FENCE_S_MAX * 1000}
         producers = [RdProducer({**short, "transactional.id": transactional_id}) for transactional_id in ids]
+        committed = self._leftovers.committed(ids)
         try:
             for producer in producers:
                 producer.init_transactions(ANSWER_S_MAX)
-            self._leftovers.abort(producers)
+            self._leftovers.end(ids, committed)
         except KafkaException as exc:
             raise KafkaUnavailable(f"transactional ids {', '.join(ids)}: not fenced: {exc.args[0].str()}") from exc
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,6 +13,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from streams.kafka import EmbeddedKafka
+from streams.transport.coordinator import TransactionCoordinator
 from streams.transport.group_member import GroupMember
 from streams.transport.leftovers import Leftovers
 from streams.transport.ownership import Ownership, state_writer_id
@@ -48,6 +50,22 @@ def member_of_group(config: dict[str, str]) -> Iterator[None]:
         yield
 
 
+def owner_of(config: dict[str, str]) -> Ownership:
+    coordinator = TransactionCoordinator(config["bootstrap.servers"], {})
+    return Ownership(config, GROUP, "worker", {}, Leftovers(config, GROUP, [OUTPUT, STATE], [INPUT], coordinator))
+
+
+def without_last_batch(log: Path) -> None:
+    """Cut a partition's log as a crash does that comes before its last append."""
+    data, begin, end = log.read_bytes(), 0, 0
+    while end < len(data):
+        begin, end = (
+            end,
+            end + 12 + int.from_bytes(data[end + 8 : end + 12]),
+        )  # base offset, then the length of the rest
+    os.truncate(log, begin)
+
+
 @pytest.mark.parametrize("live", [False, True], ids=["alone", "beside a live worker"])
 def test_what_a_broker_forgot_to_abort_stays_aborted(tmp_path: Path, live: bool) -> None:
     """The only broker is killed in a transaction, which times out meanwhile; the next commit must not carry it along."""
@@ -69,7 +87,7 @@ def test_what_a_broker_forgot_to_abort_stays_aborted(tmp_path: Path, live: bool)
         kafka.kill_broker(1)
         time.sleep(TIMEOUT_S + 1.0)
         kafka.restart_broker(1)
-        ownership = Ownership(config, GROUP, "worker", {}, Leftovers(config, GROUP, [OUTPUT, STATE], [INPUT]))
+        ownership = owner_of(config)
         if live:
             with member_of_group(config):
                 ownership.fence("worker")
@@ -86,6 +104,32 @@ def test_what_a_broker_forgot_to_abort_stays_aborted(tmp_path: Path, live: bool)
             assert values(config, topic) == [b"committed", b"next"]
 
 
+@pytest.mark.parametrize("unmarked", [OUTPUT, "__consumer_offsets"])
+def test_a_commit_that_reached_a_part_of_its_partitions_reaches_the_others(tmp_path: Path, unmarked: str) -> None:
+    """Aborted, the record would be lost where its offset is committed, or decided twice where the offset is not."""
+    with EmbeddedKafka(tmp_path) as kafka:
+        config = {"bootstrap.servers": kafka.bootstrap_servers, "log_level": "0"}
+        admin = AdminClient(config)
+        for made in admin.create_topics([NewTopic(name, 1, 1) for name in (OUTPUT, STATE, INPUT)]).values():
+            made.result(30)
+        producer = Producer({**config, "transactional.id": "worker"})
+        producer.init_transactions(30)
+        for offset, value in enumerate(["first", "second"], 1):
+            send(producer, OUTPUT, value, offset)
+            producer.commit_transaction(10)
+        poll_until(lambda: len(values(config, OUTPUT)) > 1, 10, "the last commit to be visible")
+        kafka.kill_broker(1)
+        for topic in (unmarked, "__transaction_state"):  # the latter says that the commit is complete
+            (log,) = [path for path in kafka.folder.glob(f"broker-1/data/{topic}-*/0*.log") if path.stat().st_size]
+            without_last_batch(log)
+        kafka.restart_broker(1)
+        ownership = owner_of(config)
+        ownership.fence("worker")
+        poll_until(lambda: values(config, OUTPUT) == [b"first", b"second"], 10, "what was committed to be visible")
+        (place,) = ownership._offsets([TopicPartition(INPUT, 0)], stable=True)
+        assert place.offset == 2
+
+
 def test_nothing_is_written_where_nothing_hangs(tmp_path: Path) -> None:
     """A worker that starts leaves no trace in the topics of a cluster that is in order, whatever others have open."""
     with EmbeddedKafka(tmp_path) as kafka:
@@ -93,7 +137,7 @@ def test_nothing_is_written_where_nothing_hangs(tmp_path: Path) -> None:
         admin = AdminClient(config)
         for made in admin.create_topics([NewTopic(name, 1, 1) for name in (OUTPUT, INPUT)]).values():
             made.result(30)
-        ownership = Ownership(config, GROUP, "worker", {}, Leftovers(config, GROUP, [OUTPUT, STATE], [INPUT]))
+        ownership = owner_of(config)
         ownership.fence("worker")
         with closing(LogReader(config, "test", isolation="read_uncommitted")) as reader:
             assert reader.ends(OUTPUT, [0]) == {0: 0}

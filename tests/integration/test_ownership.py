@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from streams.application import Application
 from streams.errors import KafkaUnavailable
+from streams.transport.coordinator import TransactionCoordinator
 from streams.transport.leftovers import Leftovers
 from streams.transport.ownership import Ownership, as_metadata, owner_in
 
@@ -40,7 +41,9 @@ def test_an_owner_is_read_as_it_was_claimed_and_foreign_words_do_no_harm(kafka: 
     admin.create_topics([NewTopic(topic, count, 1)])[topic].result()
     asyncio.run(commit(kafka, topic, [as_metadata(owner) for owner in owners] + [FOREIGN] * 2))
     config = {"bootstrap.servers": kafka}
-    ownership = Ownership(config, topic, "me", {}, Leftovers(config, topic, [], [topic]))
+    ownership = Ownership(
+        config, topic, "me", {}, Leftovers(config, topic, [], [topic], TransactionCoordinator(kafka, {}))
+    )
     found = ownership._offsets([RdTopicPartition(topic, number) for number in range(count)], stable=False)
     assert [owner_in(tp) for tp in found[: len(owners)]] == owners
     assert all(owner_in(tp) in ("", *owners) or owner_in(tp).startswith(FOREIGN) for tp in found[len(owners) :])

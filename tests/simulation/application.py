@@ -31,6 +31,7 @@ from streams.transport.state_writer import StateWriter
 from streams.worker import Worker
 from tests.simulation.broker import Broker, Connection, Entry, Place, Refused
 from tests.simulation.clients import Cluster, cluster
+from tests.simulation.coordinator import TransactionCoordinator
 from tests.simulation.counting import CountHistory, CountingJob, replay
 from tests.simulation.oracle import INPUT, OUTPUT, STATE, Oracle
 from tests.simulation.scheduler import Clock, Loop, Process, Scheduler, Thread
@@ -261,7 +262,7 @@ class SimulatedWorker(Worker):
 
     def start(self) -> None:
         app = self._app
-        leftovers = Leftovers(CONFIG, GROUP, [OUTPUT, STATE], [INPUT_NAME, STATE])
+        leftovers = Leftovers(CONFIG, GROUP, [OUTPUT, STATE], [INPUT_NAME, STATE], TransactionCoordinator("", {}))
         self._ownership = Ownership(CONFIG, GROUP, app.name, {INPUT: STATE}, leftovers)
         if app.instance is not None:
             self._ownership.fence(app.name)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -211,6 +211,10 @@ class Broker:
         transaction.epoch += 1
         return transaction.epoch
 
+    def committing(self, ids: Collection[str]) -> frozenset[str]:
+        """Return the transactional ids whose transaction is being committed."""
+        return frozenset(id for id in ids if id in self.transactions and self.transactions[id].state == "commit")
+
     def _current(self, id: str, epoch: int) -> Transaction:
         transaction = self.transactions[id]
         if epoch != transaction.epoch:
@@ -269,7 +273,7 @@ class Broker:
         if result == "commit":
             for place in sorted(transaction.places):
                 log = self.logs[place]
-                for offset in log.open[transaction.id]:
+                for offset in log.open.get(transaction.id, ()):
                     self._observer.visible(place, log.entries[offset].key, log.entries[offset].value)
             for place, found in transaction.offsets.items():
                 self._observer.offset_committed(place, found[0])
@@ -294,7 +298,7 @@ class Broker:
 
     def _mark(self, transaction: Transaction, place: Place) -> None:
         log = self.logs[place]
-        offsets = log.open.pop(transaction.id)
+        offsets = log.open.pop(transaction.id, [])
         if transaction.state == "abort":
             log.aborted.update(offsets)
         log.entries.append(Entry(None, None, 0, is_marker=True))

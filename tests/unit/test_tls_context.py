@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.application import tls_context
+from streams.credentials import tls_context
 from streams.errors import SettingsError
 from streams.settings import Settings
 from tests.support.certificates import Authority

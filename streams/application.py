@@ -26,7 +26,7 @@ from streams.agents.labels import labels_agent
 from streams.agents.recommendations import recommendations_agent
 from streams.connection import connect
 from streams.credentials import tls_context
-from streams.errors import SettingsError, StreamsError
+from streams.errors import ClientHangs, SettingsError, StreamsError
 from streams.http_access import guarded_by
 from streams.settings import Settings, load_settings
 from streams.topics import Topic
@@ -79,6 +79,7 @@ def check_port(host: str, port: int) -> None:
 
 # A producer's last flush takes 5 s at most; a supervisor waits for the end before it starts the next worker.
 END_S_MAX = 6.0
+END_HUNG_S = 2.0  # a client that hangs is not waited for, beyond what leaving the group takes
 
 
 class Application(Flow, faust.App):
@@ -122,7 +123,7 @@ class Application(Flow, faust.App):
 
     def _fail(self, exc: BaseException) -> None:
         logger.error("stopping: %s: %s", type(exc).__name__, exc)
-        self._end_soon()
+        self._end_soon(END_HUNG_S if isinstance(exc, ClientHangs) else END_S_MAX)
         self._crashing = asyncio.ensure_future(self.crash(exc))
 
     async def take_over(self, partitions: Sequence[TP]) -> None:

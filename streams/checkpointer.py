@@ -12,7 +12,7 @@ from typing import Any
 
 from faust.types import TP
 
-from streams.errors import DeliveryFailed, Standstill
+from streams.errors import ClientHangs, DeliveryFailed
 from streams.metrics import Metrics
 from streams.scoring import Device
 from streams.state import Snapshot, StateTable
@@ -48,15 +48,18 @@ class Checkpointer:
         self._committed, self._member, self._metrics = committed, member, metrics
         self._lock = asyncio.Lock()
         self._pool = ThreadPoolExecutor(1, "checkpoints")  # one writer, whoever stopped waiting for it
-        self._hung_since: float | None = None  # as the writer said when it was last asked
 
     async def write(self, seconds_max: float) -> int:
         """Write a checkpoint of what changed and return how many rows; give up what is not written in time.
 
         Raises:
-            Standstill: the writer hangs: there will be no checkpoint any more.
+            ClientHangs: there will be no checkpoint any more.
         """
-        self._look_for_a_hang()
+        if self._writer.hangs():
+            raise ClientHangs(
+                "checkpoints: expected the last one to be written or given up, the client hangs; "
+                "the worker stops, and whoever comes next replays what is missing"
+            )
         deadline = time.monotonic() + seconds_max
         rows = 0
         try:
@@ -115,15 +118,6 @@ class Checkpointer:
     def _send(self, table: StateTable[Any], snapshot: Snapshot, member: GroupMember, deadline: float) -> int:
         rows = snapshot.rows()
         return self._writer.write(table.topic, snapshot.partition, rows, member, snapshot.position, deadline)
-
-    def _look_for_a_hang(self) -> None:
-        """Raise Standstill where the writer is met twice in a call that hangs: once may be a pause of the whole process."""
-        before, self._hung_since = self._hung_since, self._writer.hung_since
-        if before is not None and before == self._hung_since:
-            raise Standstill(
-                "checkpoints: expected the last one to be written or given up, the client hangs; "
-                "the worker stops, and whoever comes next replays what is missing"
-            )
 
     def close(self) -> None:
         """Let a checkpoint that is being written end."""

@@ -21,6 +21,10 @@ class DeliveryFailed(StreamsError):
     """The broker did not confirm an output. Its input's offset is never committed."""
 
 
+class ClientHangs(DeliveryFailed):
+    """A Kafka client does not return from a call: the process has to end without it."""
+
+
 class OutOfOrder(StreamsError):
     """Batches of a partition are not contiguous: going on would lose or repeat records."""
 
@@ -30,7 +34,7 @@ class ModelFailed(StreamsError):
 
 
 class Standstill(StreamsError):
-    """A partition has records that the worker does not get done, or its checkpoints hang."""
+    """A partition has records that the worker does not get done."""
 
 
 class StateCorrupt(StreamsError):

@@ -26,7 +26,7 @@ from streams.agents.recommendations import RecommendationJob, SessionReplay, Ses
 from streams.checkpointer import Checkpointer
 from streams.codecs import Limits, decode_transactions
 from streams.credentials import aiokafka_security
-from streams.errors import KafkaUnavailable, Standstill, TopicChanged
+from streams.errors import ClientHangs, KafkaUnavailable, Standstill, TopicChanged
 from streams.failover import Failover
 from streams.label_log import LabelLog
 from streams.metrics import Metrics
@@ -319,7 +319,7 @@ class Worker:
             return 0
         try:
             return await self._checkpointer.write(seconds_max)
-        except Standstill as exc:
+        except ClientHangs as exc:
             self.stop_with(exc)
             return 0
 

@@ -13,6 +13,7 @@ from confluent_kafka import Producer as RdProducer
 from streams.errors import DeliveryFailed
 from streams.topics import STATE_BYTES_MAX
 from streams.transport.group_member import GroupMember
+from streams.transport.hang_watch import HangWatch
 from streams.transport.ownership import state_writer_id
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,6 @@ logger = logging.getLogger(__name__)
 # every 10 s: with those this stays below `ownership.ANSWER_S_MAX`.
 TRANSACTION_S_MAX = 15.0
 CALL_S_MIN = 1.0
-# librdkafka's send_offsets_to_transaction may never return (#5456): a call that lasts so long hangs for good.
 HUNG_S = TRANSACTION_S_MAX + 3.0
 # Rows are handed over in slices with a pause: a checkpoint may take its time, decisions may not wait for the interpreter.
 SLICE_ROWS = 128
@@ -43,13 +43,8 @@ class StateWriter:
             "message.max.bytes": STATE_BYTES_MAX,
         }
         self._producer: RdProducer | None = None
-        self._called_at: float | None = None  # since when a blocking call of the client is under way
-
-    @property
-    def hung_since(self) -> float | None:
-        """When the call began that is under way and hangs, monotonic; any thread. After a pause of the process it may end yet."""
-        called_at = self._called_at
-        return called_at if called_at is not None and time.monotonic() - called_at > HUNG_S else None
+        self._watch = HangWatch(HUNG_S)
+        self.hangs = self._watch.hangs
 
     def write(
         self,
@@ -124,11 +119,7 @@ class StateWriter:
             logger.warning("the checkpoint's transaction was not aborted: %s", exc.args[0].str())
 
     def _wait_for(self, call: Callable[[float], None], deadline: float) -> None:
-        self._called_at = time.monotonic()
-        try:
-            call(left(deadline))
-        finally:
-            self._called_at = None
+        self._watch.run(partial(call, left(deadline)))
 
 
 def left(deadline: float) -> float:

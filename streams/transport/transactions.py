@@ -14,8 +14,9 @@ from typing import TypeVar
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from faust.types import TP
 
-from streams.errors import DeliveryFailed
+from streams.errors import ClientHangs, DeliveryFailed
 from streams.transport.group_member import GroupMember
+from streams.transport.hang_watch import HangWatch
 from streams.transport.ownership import Ownership, as_metadata
 from streams.transport.producer import Delivery, OutputSender
 from streams.transport.record_batch import RecordBatch
@@ -27,14 +28,13 @@ Result = TypeVar("Result")
 # The broker ends a transaction that stays open longer. Long enough for a broker to come back; a worker that dies does not
 # hold readers up for so long, because whoever takes its partitions over ends what it left open.
 TRANSACTION_S_MAX = 60.0
-CALL_S_MAX = 5.0  # one blocking call; it is repeated while the error is retriable
+CALL_S_MAX = 2.0  # one blocking call; it is repeated while the error is retriable
 RETRY_PAUSE_S = 0.05  # some of these errors come back at once
 # How long the broker takes to write the end of a transaction to its partitions, after it has answered. An output that
 # comes sooner is refused, and librdkafka's pause of 20 ms is longer: a p99 of 39 in place of 59 ms at 1,000 records/s.
 MARKERS_S = 0.008
-# librdkafka's send_offsets_to_transaction may lose its answer with the coordinator's connection and then never returns,
-# whatever its time-out (librdkafka #5456): a call that is over its time by so much hangs for good.
-HUNG_S = CALL_S_MAX + 3.0
+HUNG_S = CALL_S_MAX + 1.0
+LOOK_S = 1.0  # between two looks for a call that hangs
 # The group has given our partitions to others: what is not committed is theirs to decide.
 SUPERSEDED = (
     KafkaError.ILLEGAL_GENERATION,
@@ -90,7 +90,7 @@ class TransactionalProducer:
         self._initialised = False
         self._open: list[Delivery] = []
         self._waiting: list[Delivery] = []
-        self._called_at: float | None = None  # since when a blocking call of the client is under way
+        self._watch = HangWatch(HUNG_S)
         self._reached: dict[TP, int] = {}  # where the deliveries of the present assignment end
         self._work = asyncio.Event()
 
@@ -214,27 +214,23 @@ class TransactionalProducer:
         """Call until it succeeds, or fails for good, or TRANSACTION_S_MAX has passed."""
         deadline = time.monotonic() + TRANSACTION_S_MAX
         while True:
-            self._called_at = time.monotonic()
             try:
-                return call()
+                return self._watch.run(call)
             except KafkaException as exc:
                 if not exc.args[0].retriable() or time.monotonic() > deadline:
                     raise
-            finally:
-                self._called_at = None
             time.sleep(RETRY_PAUSE_S)
 
     async def _in_turn(self, work: Callable[[], Result]) -> Result:
         """Run `work` on the thread of transactions.
 
         Raises:
-            DeliveryFailed: a call of the client hangs.
+            ClientHangs: the work does not end.
         """
         done = self._loop.run_in_executor(self._pool, work)
-        while not (await asyncio.wait([done], timeout=1.0))[0]:
-            called_at = self._called_at
-            if called_at is not None and time.monotonic() - called_at > HUNG_S:
-                raise DeliveryFailed(
+        while not (await asyncio.wait([done], timeout=LOOK_S))[0]:
+            if self._watch.hangs():
+                raise ClientHangs(
                     f"transactional id {self._id}: expected an answer within {CALL_S_MAX:.0f} s, the client hangs; "
                     "the worker stops, and what is not committed is decided again"
                 )

@@ -463,8 +463,8 @@ def simulated_world() -> Iterator[pytest.MonkeyPatch]:
         for module in (transport.reader, transport.ownership, transport.leftovers):
             patch.setattr(module, "AdminClient", AdminClient)
         for module in (
-            transport.consumer, transport.flow, transport.leftovers, transport.record_batch, transport.producer,
-            transport.state_writer, transport.ownership, transport.reader, transport.transactions,
+            transport.consumer, transport.flow, transport.hang_watch, transport.leftovers, transport.record_batch,
+            transport.producer, transport.state_writer, transport.ownership, transport.reader, transport.transactions,
             streams.checkpointer, streams.scoring, streams.state, streams.worker,
         ):  # fmt: skip
             patch.setattr(module, "time", Clock)

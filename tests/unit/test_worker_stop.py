@@ -7,12 +7,13 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import AsyncMock, patch
 
 import faust
+import pytest
 
-from streams.application import create_app
-from streams.errors import Standstill
+from streams.application import END_HUNG_S, END_S_MAX, create_app
+from streams.errors import ClientHangs, StateCorrupt, StreamsError
 from streams.settings import Settings
 from streams.worker import Worker
 
@@ -43,8 +44,24 @@ def test_checkpoints_that_hang_stop_the_worker() -> None:
     worker = Worker(Settings(), "worker", lambda: None, told.append, loop)  # type: ignore[arg-type, return-value]
 
     async def hang(_: float) -> int:
-        raise Standstill("checkpoints hang")
+        raise ClientHangs("checkpoints hang")
 
     worker._checkpointer = SimpleNamespace(write=hang)  # type: ignore[assignment]
     assert asyncio.run(worker.checkpoint(1.0)) == 0
     assert [str(each) for each in told] == ["checkpoints hang"] and worker.hindrance == "checkpoints hang"
+
+
+@pytest.mark.parametrize(
+    ("failure", "seconds"), [(ClientHangs("on purpose"), END_HUNG_S), (StateCorrupt("on purpose"), END_S_MAX)]
+)
+def test_a_client_that_hangs_is_not_waited_for(tmp_path: Path, failure: StreamsError, seconds: float) -> None:
+    """Its partitions stand still until the next worker has them."""
+    app = create_app(Settings(bootstrap_servers="127.0.0.1:1", state_dir=str(tmp_path)))
+
+    async def main() -> None:
+        with patch.object(app, "crash", AsyncMock()), patch.object(app, "_end_soon") as ending:
+            app._fail(failure)
+            await app._crashing
+        ending.assert_called_once_with(seconds)
+
+    asyncio.run(main())

@@ -32,6 +32,8 @@ from streams.errors import KafkaUnavailable
 Result = TypeVar("Result")
 
 ANSWER_S_MAX = 30.0
+REQUEST_S_MAX = 5.0  # one request, or the connection for it; made again while there is time
+CONNECT_PAUSE_S = 0.5
 RETRY_PAUSE_S = 0.05
 TIMEOUT_MS = 5_000  # of the transaction: whoever dies in it leaves it open for others to wait for
 TRANSACTIONAL_ID_NOT_FOUND = 105
@@ -96,6 +98,7 @@ class TransactionCoordinator:
 
     def __init__(self, servers: str, security: Mapping[str, Any]) -> None:
         self._servers, self._security = servers, dict(security)
+        self._refusal: KafkaError | None = None  # the last that may pass
 
     def committed(self, ids: Sequence[str]) -> frozenset[str]:
         """Return the transactional ids whose last transaction was committed, as long as no new producer has begun.
@@ -146,7 +149,9 @@ class TransactionCoordinator:
 
     def _run(self, what: str, work: Callable[[AIOKafkaClient], Coroutine[Any, Any, Result]]) -> Result:
         async def connected() -> Result:
-            client = AIOKafkaClient(bootstrap_servers=self._servers, **self._security)
+            client = AIOKafkaClient(
+                bootstrap_servers=self._servers, request_timeout_ms=int(REQUEST_S_MAX * 1000), **self._security
+            )
             try:
                 await bootstrap(client)
                 return await work(client)
@@ -156,8 +161,12 @@ class TransactionCoordinator:
         loop = asyncio.new_event_loop()  # not `asyncio.run`, which takes the main thread's loop away from Faust
         try:
             return loop.run_until_complete(asyncio.wait_for(connected(), ANSWER_S_MAX))
-        except (KafkaError, TimeoutError) as exc:
-            raise KafkaUnavailable(f"{what}: {exc!r}") from exc
+        except KafkaError as exc:
+            raise KafkaUnavailable(f"{what}: {exc}") from exc
+        except TimeoutError as exc:
+            raise KafkaUnavailable(
+                f"{what} within {ANSWER_S_MAX:.0f} s: {self._refusal or 'no broker answers'}"
+            ) from exc
         finally:
             loop.close()
 
@@ -172,6 +181,7 @@ class TransactionCoordinator:
             except KafkaError as exc:
                 if not (exc.retriable or isinstance(exc, ConcurrentTransactions)):
                     raise
+                self._refusal = exc
                 await client.force_metadata_update()
                 await asyncio.sleep(RETRY_PAUSE_S)
             else:
@@ -184,8 +194,8 @@ async def bootstrap(client: AIOKafkaClient) -> None:
         try:
             await client.bootstrap()
             return
-        except KafkaConnectionError:
-            await asyncio.sleep(RETRY_PAUSE_S)
+        except KafkaConnectionError:  # told by aiokafka's log
+            await asyncio.sleep(CONNECT_PAUSE_S)
 
 
 def codes(answer: Any) -> list[int]:

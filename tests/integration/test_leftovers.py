@@ -66,8 +66,7 @@ def without_last_batch(log: Path) -> None:
     os.truncate(log, begin)
 
 
-@pytest.mark.parametrize("live", [False, True], ids=["alone", "beside a live worker"])
-def test_what_a_broker_forgot_to_abort_stays_aborted(tmp_path: Path, live: bool) -> None:
+def test_what_a_broker_forgot_to_abort_stays_aborted(tmp_path: Path) -> None:
     """The only broker is killed in a transaction, which times out meanwhile; the next commit must not carry it along."""
     with EmbeddedKafka(tmp_path) as kafka:
         config = {"bootstrap.servers": kafka.bootstrap_servers, "log_level": "0"}
@@ -88,10 +87,7 @@ def test_what_a_broker_forgot_to_abort_stays_aborted(tmp_path: Path, live: bool)
         time.sleep(TIMEOUT_S + 1.0)
         kafka.restart_broker(1)
         ownership = owner_of(config)
-        if live:
-            with member_of_group(config):
-                ownership.fence("worker")
-        else:
+        with member_of_group(config):
             ownership.fence("worker")
         (place,) = ownership._offsets([TopicPartition(INPUT, 0)], stable=True)
         assert place.offset == 1

@@ -88,6 +88,7 @@ class Application(Flow, faust.App):
     settings: Settings
     worker: Worker
     _ending: threading.Timer | None = None
+    _end_at = math.inf
     _watched: Sequence[asyncio.Future[None]] = ()
     _stop_deadline = math.inf
 
@@ -160,17 +161,23 @@ class Application(Flow, faust.App):
         self.worker.ready = False
         for task in self._watched:
             task.cancel()
-        ending = self._end_soon()
+        self._end_soon()
         await asyncio.get_running_loop().run_in_executor(None, self.worker.close)
-        ending.cancel()
+        self._stay()
 
-    def _end_soon(self, seconds: float = END_S_MAX) -> threading.Timer:
-        """End the process if it has not ended itself by then: a Kafka client that hangs would keep it for ever."""
-        if self._ending is None:
-            self._ending = threading.Timer(seconds, self._end_now, [seconds])
-            self._ending.daemon = True
-            self._ending.start()
-        return self._ending
+    def _end_soon(self, seconds: float = END_S_MAX) -> None:
+        """End the process if it has not ended itself by then, or earlier: a Kafka client that hangs would keep it for ever."""
+        end_at = time.monotonic() + seconds
+        if self._ending is not None and self._end_at <= end_at:
+            return
+        self._stay()
+        self._ending, self._end_at = threading.Timer(seconds, self._end_now, [seconds]), end_at
+        self._ending.daemon = True
+        self._ending.start()
+
+    def _stay(self) -> None:
+        if self._ending is not None:
+            self._ending.cancel()
 
     def _end_now(self, seconds: float) -> None:
         logger.error("not ended within %.0f s: ending without the clients that hang", seconds)

@@ -7,13 +7,17 @@ a transaction (DescribeTransactions, KIP-664), and a transaction without records
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.errors import (
     ConcurrentTransactions,
     IncompatibleBrokerVersion,
+    InvalidProducerEpoch,
     KafkaConnectionError,
     KafkaError,
     for_code,
@@ -29,13 +33,20 @@ from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, I
 
 from streams.errors import KafkaUnavailable
 
+logger = logging.getLogger(__name__)
+
 Result = TypeVar("Result")
 
 ANSWER_S_MAX = 30.0
 REQUEST_S_MAX = 5.0  # one request, or the connection for it; made again while there is time
 CONNECT_PAUSE_S = 0.5
 RETRY_PAUSE_S = 0.05
-TIMEOUT_MS = 5_000  # of the transaction: whoever dies in it leaves it open for others to wait for
+CLOSE_S_MAX = 1.0
+# The broker keeps the timeout of whoever fenced an id, and forgets how its last transaction was to end: so the timeout says
+# that it is to be committed, should we not come to it. No producer of ours has this one. Longer than all that we wait.
+TO_COMMIT_MS = 59_999
+TO_ABORT_MS = 5_000
+OPERATION_NOT_ATTEMPTED = 55
 TRANSACTIONAL_ID_NOT_FOUND = 105
 COMMITTED = ("PrepareCommit", "CompleteCommit")
 TEXT = CompactString("utf-8")
@@ -88,64 +99,93 @@ class DescribeTransactionsRequest(Request[DescribeTransactionsRequestV0]):
         return request_struct_class([self._id], {})
 
 
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """A transactional id that is ours now: the broker refuses its former producers."""
+
+    transactional_id: str
+    producer_id: int
+    producer_epoch: int
+    to_commit: bool  # its last transaction was to be committed
+
+
 class TransactionCoordinator:
     """The cluster's, asked by a connection for each call. Blocking; not for a thread in which a loop runs.
 
     Args:
-        security: arguments of aiokafka's client that tell how to connect.
         servers: address of the cluster.
+        security: arguments of aiokafka's client that tell how to connect.
     """
 
     def __init__(self, servers: str, security: Mapping[str, Any]) -> None:
         self._servers, self._security = servers, dict(security)
-        self._refusal: KafkaError | None = None  # the last that may pass
+        self._refusal: KafkaError | None = None  # the last one of a call that may pass
 
-    def committed(self, ids: Sequence[str]) -> frozenset[str]:
-        """Return the transactional ids whose last transaction was committed, as long as no new producer has begun.
+    def fence(self, ids: Sequence[str]) -> list[Fenced]:
+        """Take transactional ids over: their open transactions are aborted, their producers refused.
 
-        A broker that cannot tell (before Kafka 3.0) names none.
-
-        Raises:
-            KafkaUnavailable: no answer.
-        """
-
-        async def ask(client: AIOKafkaClient) -> frozenset[str]:
-            try:
-                answers = [await self._send(client, each, DescribeTransactionsRequest(each)) for each in ids]
-            except IncompatibleBrokerVersion:
-                return frozenset()
-            states = [state for answer in answers for state in answer.states]
-            return frozenset(each for code, each, state, *_ in states if code == 0 and state in COMMITTED)
-
-        return self._run(f"transactional ids {', '.join(ids)}: no state", ask)
-
-    def end(
-        self, transactional_id: str, partitions: Collection[tuple[str, int]], group: str | None, commit: bool
-    ) -> None:
-        """Commit or abort a transaction without records in `partitions`, and what of this id waits there for an end.
-
-        Former producers of the id are fenced.
-
-        Args:
-            group: whose pending offsets of this id end, too; None: no group's.
+        A broker that cannot tell how a transaction was to end (before Kafka 3.0) leaves it to be aborted.
 
         Raises:
             KafkaUnavailable: no answer, or a refusal.
         """
 
-        async def end(client: AIOKafkaClient) -> None:
-            topics: dict[str, list[int]] = {}
-            for topic, number in partitions:
-                topics.setdefault(topic, []).append(number)
-            begun = await self._send(client, transactional_id, InitProducerIdRequest(transactional_id, TIMEOUT_MS))
-            producer = (transactional_id, begun.producer_id, begun.producer_epoch)
-            if topics:
-                await self._send(client, transactional_id, AddPartitionsToTxnRequest(*producer, list(topics.items())))
-            if group is not None:
-                await self._send(client, transactional_id, AddOffsetsToTxnRequest(*producer, group))
-            await self._send(client, transactional_id, EndTxnRequest(*producer, commit))
+        async def fence(client: AIOKafkaClient, transactional_id: str) -> Fenced:
+            to_commit = await self._is_to_commit(client, transactional_id)
+            timeout_ms = TO_COMMIT_MS if to_commit else TO_ABORT_MS
+            ours = await self._send(client, transactional_id, InitProducerIdRequest(transactional_id, timeout_ms))
+            return Fenced(transactional_id, ours.producer_id, ours.producer_epoch, to_commit)
 
-        self._run(f"transactional id {transactional_id}: its last transaction was not ended", end)
+        async def fence_all(client: AIOKafkaClient) -> list[Fenced]:
+            return [await fence(client, each) for each in ids]
+
+        return self._run(f"transactional ids {', '.join(ids)}: not fenced", fence_all)
+
+    async def _is_to_commit(self, client: AIOKafkaClient, transactional_id: str) -> bool:
+        while True:
+            try:
+                answer = await self._send(client, transactional_id, DescribeTransactionsRequest(transactional_id))
+            except IncompatibleBrokerVersion:
+                return False
+            ((code, _, state, timeout_ms, *_),) = answer.states
+            if code or timeout_ms != TO_COMMIT_MS:
+                return code == 0 and state in COMMITTED
+            if state != "Ongoing":
+                return True  # whoever fenced it before us may not have come to its end
+            await asyncio.sleep(RETRY_PAUSE_S)  # it is being ended: to fence it now would abort it
+
+    def end(self, fenced: Sequence[Fenced], partitions: Collection[tuple[str, int]], group: str | None) -> None:
+        """End what waits for it in `partitions` by transactions without records, committed or aborted as it was to be.
+
+        Whatever another worker has fenced meanwhile is left to it.
+
+        Args:
+            group: whose pending offsets of these ids end, too; None: no group's.
+
+        Raises:
+            KafkaUnavailable: no answer, or a refusal.
+        """
+        topics: dict[str, list[int]] = {}
+        for topic, number in partitions:
+            topics.setdefault(topic, []).append(number)
+
+        async def end(client: AIOKafkaClient, each: Fenced) -> None:
+            producer = (each.transactional_id, each.producer_id, each.producer_epoch)
+            if topics:
+                await self._send(client, each.transactional_id, AddPartitionsToTxnRequest(*producer, [*topics.items()]))
+            if group is not None:
+                await self._send(client, each.transactional_id, AddOffsetsToTxnRequest(*producer, group))
+            await self._send(client, each.transactional_id, EndTxnRequest(*producer, each.to_commit))
+
+        async def end_all(client: AIOKafkaClient) -> None:
+            for each in fenced:
+                try:
+                    await end(client, each)
+                except InvalidProducerEpoch:
+                    logger.info("%s: fenced by another worker, which ends its last transaction", each.transactional_id)
+
+        names = ", ".join(each.transactional_id for each in fenced)
+        self._run(f"transactional ids {names}: what hangs of their last transactions was not ended", end_all)
 
     def _run(self, what: str, work: Callable[[AIOKafkaClient], Coroutine[Any, Any, Result]]) -> Result:
         async def connected() -> Result:
@@ -156,8 +196,10 @@ class TransactionCoordinator:
                 await bootstrap(client)
                 return await work(client)
             finally:
-                await client.close()
+                with suppress(TimeoutError):  # TLS waits for a silent broker's farewell
+                    await asyncio.wait_for(client.close(), CLOSE_S_MAX)
 
+        self._refusal = None
         loop = asyncio.new_event_loop()  # not `asyncio.run`, which takes the main thread's loop away from Faust
         try:
             return loop.run_until_complete(asyncio.wait_for(connected(), ANSWER_S_MAX))
@@ -176,16 +218,18 @@ class TransactionCoordinator:
             try:
                 node = await client.coordinator_lookup(CoordinationType.TRANSACTION, transactional_id)
                 answer = await client.send(node, request)
-                for code in filter(None, codes(answer)):
+                if code := refusal(answer):
                     raise for_code(code)()
+            except ConcurrentTransactions as exc:  # the end of the last one is being written
+                self._refusal = exc
             except KafkaError as exc:
-                if not (exc.retriable or isinstance(exc, ConcurrentTransactions)):
+                if not exc.retriable:
                     raise
                 self._refusal = exc
                 await client.force_metadata_update()
-                await asyncio.sleep(RETRY_PAUSE_S)
             else:
                 return answer
+            await asyncio.sleep(RETRY_PAUSE_S)
 
 
 async def bootstrap(client: AIOKafkaClient) -> None:
@@ -193,15 +237,20 @@ async def bootstrap(client: AIOKafkaClient) -> None:
     while True:
         try:
             await client.bootstrap()
-            return
-        except KafkaConnectionError:  # told by aiokafka's log
-            await asyncio.sleep(CONNECT_PAUSE_S)
+            if client.cluster.brokers():
+                return
+        except KafkaConnectionError:
+            pass  # told by aiokafka's log
+        await asyncio.sleep(CONNECT_PAUSE_S)
 
 
-def codes(answer: Any) -> list[int]:
-    """Return the error codes in an answer; an id that nobody has used is none."""
+def refusal(answer: Any) -> int:
+    """Return the error code of an answer, 0 for none; an id that nobody has used is none."""
     if isinstance(answer, DescribeTransactionsResponse):
-        return [code for code, *_ in answer.states if code != TRANSACTIONAL_ID_NOT_FOUND]
-    if hasattr(answer, "errors"):
-        return [code for _, partitions in answer.errors for _, code in partitions]
-    return [answer.error_code]
+        codes = [code for code, *_ in answer.states if code != TRANSACTIONAL_ID_NOT_FOUND]
+    elif hasattr(answer, "errors"):
+        codes = [code for _, partitions in answer.errors for _, code in partitions]
+    else:
+        codes = [answer.error_code]
+    found = [code for code in codes if code]
+    return next((code for code in found if code != OPERATION_NOT_ATTEMPTED), found[0] if found else 0)

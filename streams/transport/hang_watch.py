@@ -12,18 +12,22 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
+LOOK_S = 1.0
+
 
 class HangWatch:
-    """Runs one thread's blocking calls, and is asked by another.
+    """Runs one thread's blocking calls, while others look.
 
     Args:
-        seconds_max: what no call takes that will return.
+        seconds_max: what no call takes that will return, if a broker answers.
     """
 
     def __init__(self, seconds_max: float) -> None:
         self._seconds_max = seconds_max
         self._began_at: float | None = None
-        self._suspect: float | None = None
+        self._suspect: tuple[float, float] | None = (
+            None  # when the call began, and when it was first seen over its time
+        )
 
     def run(self, call: Callable[[], Result]) -> Result:
         """Return what `call` returns."""
@@ -33,10 +37,13 @@ class HangWatch:
         finally:
             self._began_at = None
 
-    def hangs(self) -> bool:
-        """Tell whether one call was over its time both now and when this was asked last: once may be a pause of the process."""
-        began_at = self._began_at
-        if began_at is not None and time.monotonic() - began_at <= self._seconds_max:
-            began_at = None
-        before, self._suspect = self._suspect, began_at
-        return began_at is not None and began_at == before
+    def look(self) -> bool:
+        """Tell whether a call hangs: over its time now, and at a look LOOK_S ago, for once may be a pause of the process."""
+        began_at, now = self._began_at, time.monotonic()
+        if began_at is None or now - began_at <= self._seconds_max:
+            self._suspect = None
+        elif self._suspect is None or self._suspect[0] != began_at:
+            self._suspect = began_at, now
+        else:
+            return now - self._suspect[1] >= LOOK_S
+        return False

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, TopicPartition
@@ -47,27 +47,16 @@ class Leftovers:
         self._config, self._group, self._written, self._read = dict(config), group, written, read
         self._coordinator = coordinator
 
-    def committed(self, ids: Sequence[str]) -> frozenset[str]:
-        """Return the transactional ids whose last transaction was to be committed: to be asked before they are fenced.
-
-        Raises:
-            KafkaUnavailable: the cluster does not answer.
-        """
-        return self._coordinator.committed(ids)
-
-    def end(self, ids: Sequence[str], committed: Collection[str]) -> None:
-        """End whatever hangs of transactional ids, as their last transactions ended.
+    def fence(self, ids: Sequence[str]) -> None:
+        """Take transactional ids over from their producers, and end whatever hangs of them as it was to end.
 
         Open transactions of others look alike, and are not touched by it: a marker ends those of its own producer only.
 
-        Args:
-            ids: fenced, with no producer at work.
-            committed: those of them whose last transaction was to be committed; the others' are aborted.
-
         Raises:
             KafkaException: no answer about the offsets.
-            KafkaUnavailable: the cluster does not answer, or a transaction failed.
+            KafkaUnavailable: the cluster does not answer, or refuses.
         """
+        fenced = self._coordinator.fence(ids)
         with (
             closing(LogReader(self._config, self._group)) as stable_log,
             closing(LogReader(self._config, self._group, isolation="read_uncommitted")) as log,
@@ -80,9 +69,7 @@ class Leftovers:
             unstable = self._unstable([TopicPartition(topic, n) for topic in self._read for n in log.partitions(topic)])
         if not stopped and not unstable:
             return
-        for transactional_id in ids:
-            group = self._group if unstable else None
-            self._coordinator.end(transactional_id, stopped.keys(), group, transactional_id in committed)
+        self._coordinator.end(fenced, stopped.keys(), self._group if unstable else None)
         logger.info("%d partitions and %d offsets waited for the end of a transaction", len(stopped), len(unstable))
 
     def _stopped(self, stable_log: LogReader, log: LogReader) -> dict[tuple[str, int], int]:

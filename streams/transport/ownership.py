@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
-from confluent_kafka import Producer as RdProducer
 from confluent_kafka.admin import AdminClient
 
 from streams.errors import KafkaUnavailable
@@ -27,7 +26,6 @@ Answer = TypeVar("Answer")
 
 ANSWER_S_MAX = 30.0
 RETRY_PAUSE_S = 0.05
-FENCE_S_MAX = 5  # a worker that dies while it fences leaves a transaction open that nobody else ends
 # The end of a transaction is being written, or the group's coordinator moves: the next moment knows better.
 PASSING = (
     KafkaError.UNSTABLE_OFFSET_COMMIT,
@@ -87,18 +85,10 @@ class Ownership:
         """End whatever transactions a worker of this name left open; the broker refuses its producers from now on.
 
         Raises:
-            KafkaUnavailable: the transaction coordinator does not answer.
+            KafkaUnavailable: the cluster does not answer, or refuses.
         """
         ids = (owner, state_writer_id(owner))
-        short = {**self._config, "transaction.timeout.ms": FENCE_S_MAX * 1000}
-        producers = [RdProducer({**short, "transactional.id": transactional_id}) for transactional_id in ids]
-        committed = self._leftovers.committed(ids)
-        try:
-            for producer in producers:
-                producer.init_transactions(ANSWER_S_MAX)
-            self._leftovers.end(ids, committed)
-        except KafkaException as exc:
-            raise KafkaUnavailable(f"transactional ids {', '.join(ids)}: not fenced: {exc.args[0].str()}") from exc
+        self._repeated(f"fence of {', '.join(ids)}", lambda: self._leftovers.fence(ids))
 
     def _alive(self) -> set[str]:
         def members() -> set[str]:

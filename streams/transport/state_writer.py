@@ -44,7 +44,7 @@ class StateWriter:
         }
         self._producer: RdProducer | None = None
         self._watch = HangWatch(HUNG_S)
-        self.hangs = self._watch.hangs
+        self.hangs = self._watch.look
 
     def write(
         self,

@@ -16,7 +16,7 @@ from faust.types import TP
 
 from streams.errors import ClientHangs, DeliveryFailed
 from streams.transport.group_member import GroupMember
-from streams.transport.hang_watch import HangWatch
+from streams.transport.hang_watch import LOOK_S, HangWatch
 from streams.transport.ownership import Ownership, as_metadata
 from streams.transport.producer import Delivery, OutputSender
 from streams.transport.record_batch import RecordBatch
@@ -28,13 +28,14 @@ Result = TypeVar("Result")
 # The broker ends a transaction that stays open longer. Long enough for a broker to come back; a worker that dies does not
 # hold readers up for so long, because whoever takes its partitions over ends what it left open.
 TRANSACTION_S_MAX = 60.0
-CALL_S_MAX = 2.0  # one blocking call; it is repeated while the error is retriable
+# One blocking call. It is repeated while the error is retriable; but what the group's coordinator refuses for so long, as it
+# moves or loads, aborts the transaction.
+CALL_S_MAX = 4.0
 RETRY_PAUSE_S = 0.05  # some of these errors come back at once
 # How long the broker takes to write the end of a transaction to its partitions, after it has answered. An output that
 # comes sooner is refused, and librdkafka's pause of 20 ms is longer: a p99 of 39 in place of 59 ms at 1,000 records/s.
 MARKERS_S = 0.008
 HUNG_S = CALL_S_MAX + 1.0
-LOOK_S = 1.0  # between two looks for a call that hangs
 # The group has given our partitions to others: what is not committed is theirs to decide.
 SUPERSEDED = (
     KafkaError.ILLEGAL_GENERATION,
@@ -229,7 +230,7 @@ class TransactionalProducer:
         """
         done = self._loop.run_in_executor(self._pool, work)
         while not (await asyncio.wait([done], timeout=LOOK_S))[0]:
-            if self._watch.hangs():
+            if self._watch.look():
                 raise ClientHangs(
                     f"transactional id {self._id}: expected an answer within {CALL_S_MAX:.0f} s, the client hangs; "
                     "the worker stops, and what is not committed is decided again"

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -211,9 +211,9 @@ class Broker:
         transaction.epoch += 1
         return transaction.epoch
 
-    def committing(self, ids: Collection[str]) -> frozenset[str]:
-        """Return the transactional ids whose transaction is being committed."""
-        return frozenset(id for id in ids if id in self.transactions and self.transactions[id].state == "commit")
+    def is_committing(self, id: str) -> bool:
+        """Tell whether the transaction of an id is being committed."""
+        return id in self.transactions and self.transactions[id].state == "commit"
 
     def _current(self, id: str, epoch: int) -> Transaction:
         transaction = self.transactions[id]

@@ -457,7 +457,7 @@ def simulated_world() -> Iterator[pytest.MonkeyPatch]:
     """Put clients, clock, pools and locks of the simulation in the place of the real ones."""
     transport = streams.transport
     with pytest.MonkeyPatch.context() as patch:
-        for module in (transport.producer, transport.state_writer, transport.ownership):
+        for module in (transport.producer, transport.state_writer):
             patch.setattr(module, "RdProducer", Producer)
         patch.setattr(transport.reader, "Consumer", Consumer)
         for module in (transport.reader, transport.ownership, transport.leftovers):

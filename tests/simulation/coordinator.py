@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from streams.errors import KafkaUnavailable
-from streams.transport.coordinator import ANSWER_S_MAX
+from streams.transport.coordinator import ANSWER_S_MAX, Fenced
 from tests.simulation.broker import Place, Refused
 from tests.simulation.clients import cluster
 from tests.simulation.scheduler import current_process
@@ -21,16 +21,23 @@ class TransactionCoordinator:
     def _ask(self, apply: Callable[[], Any]) -> Any:
         try:
             return self._broker.ask(self._process, apply, ANSWER_S_MAX)
-        except (TimeoutError, Refused) as exc:
+        except TimeoutError as exc:
             raise KafkaUnavailable(f"simulated: {exc!r}") from None
 
-    def committed(self, ids: Sequence[str]) -> frozenset[str]:
-        found: frozenset[str] = self._ask(lambda: self._broker.committing(ids))
-        return found
+    def fence(self, ids: Sequence[str]) -> list[Fenced]:
+        def fence(transactional_id: str) -> Fenced:
+            to_commit = self._ask(lambda: self._broker.is_committing(transactional_id))
+            epoch = self._ask(lambda: self._broker.init_producer(transactional_id, ANSWER_S_MAX))
+            return Fenced(transactional_id, 0, epoch, to_commit)
 
-    def end(self, transactional_id: str, partitions: Collection[Place], group: str | None, commit: bool) -> None:
-        epoch = self._ask(lambda: self._broker.init_producer(transactional_id, ANSWER_S_MAX))
-        for place in partitions:
-            self._ask(lambda place=place: self._broker.append_in_transaction(transactional_id, epoch, place, []))
-        result = "commit" if commit else "abort"
-        self._ask(lambda: self._broker.end_transaction(transactional_id, epoch, result))
+        return [fence(each) for each in ids]
+
+    def end(self, fenced: Sequence[Fenced], partitions: Collection[Place], group: str | None) -> None:
+        for each in fenced:
+            id, epoch = each.transactional_id, each.producer_epoch
+            try:
+                for place in partitions:
+                    self._ask(lambda place=place: self._broker.append_in_transaction(id, epoch, place, []))  # noqa: B023
+                self._ask(lambda: self._broker.end_transaction(id, epoch, "commit" if each.to_commit else "abort"))  # noqa: B023
+            except Refused:
+                continue  # fenced by another worker

@@ -87,9 +87,7 @@ def state_read_before_it_is_settled(patch: Patch) -> None:
 
     patch.setattr(Ownership, "take", take_without_state)
     patch.setattr(streams.transport.ownership, "state_writer_id", lambda owner: owner)
-    patch.setattr(
-        Leftovers, "end", lambda self, ids, committed: None
-    )  # takes its time, in which the checkpoint settles
+    patch.setattr(Leftovers, "_stopped", lambda *_: {})  # takes its time, in which the checkpoint settles
 
 
 def stale_generation_confirmed(patch: Patch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from streams.errors import DeliveryFailed
-from streams.transport import state_writer
+from streams.transport import hang_watch, state_writer
 from streams.transport.group_member import GroupMember
 from streams.transport.state_writer import StateWriter
 
@@ -87,6 +87,7 @@ def test_a_full_queue_is_waited_for_in_time_only(monkeypatch: pytest.MonkeyPatch
 def test_a_call_that_hangs_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     """While it lasts."""
     monkeypatch.setattr(state_writer, "HUNG_S", -1.0)
+    monkeypatch.setattr(hang_watch, "LOOK_S", 0.0)
     producers = Producers()
     writer = writer_of(monkeypatch, producers)
     looks: list[bool] = []

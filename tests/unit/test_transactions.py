@@ -15,7 +15,7 @@ from confluent_kafka import KafkaError, KafkaException
 from faust.types import TP
 
 from streams.errors import ClientHangs
-from streams.transport import transactions
+from streams.transport import hang_watch, transactions
 from streams.transport.group_member import GroupMember
 from streams.transport.producer import Delivery, Outputs
 from streams.transport.record_batch import RecordBatch
@@ -87,6 +87,7 @@ def test_a_call_that_hangs_stops_the_worker(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Sender, "add_offsets", lambda *_: answer.wait(10))
     monkeypatch.setattr(transactions, "HUNG_S", 0.1)
     monkeypatch.setattr(transactions, "LOOK_S", 0.05)
+    monkeypatch.setattr(hang_watch, "LOOK_S", 0.05)
 
     async def main() -> None:
         began = time.monotonic()

@@ -77,9 +77,8 @@ class Leftovers:
         found: dict[tuple[str, int], int] = {}
         for topic in self._written:
             if partitions := log.partitions(topic):
-                ends = log.ends(
-                    topic, partitions
-                )  # before the stable ones: those are behind only where something is open
+                # In this order: the stable end, asked later, is behind only where something is open.
+                ends = log.ends(topic, partitions)
                 stable = stable_log.ends(topic, partitions)
                 found |= {(topic, number): stable[number] for number in partitions if stable[number] < ends[number]}
         return found

@@ -3,7 +3,8 @@
 A Kafka broker that comes back from a crash ends the transactions that it coordinates, and passes over partitions that have
 no leader at that moment: seen with 4.3 where it is the only broker, every time once a transaction has timed out meanwhile,
 and one time in four where the crash met a commit. Readers of such a partition then wait for ever, its offsets stay
-unstable, and the next commit of the same transactional id makes visible what was aborted: a decision twice.
+unstable, and the next commit of the same transactional id makes visible what was aborted: a decision twice. Where the
+crash met a commit, some partitions may have their marker: the others get theirs then, and are not aborted.
 """
 
 from __future__ import annotations

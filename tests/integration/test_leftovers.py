@@ -26,6 +26,12 @@ GROUP, OUTPUT, STATE, INPUT = "group", "output", "state", "input"
 TIMEOUT_S = 5.0
 
 
+def create(config: dict[str, str], *topics: str) -> None:
+    admin = AdminClient(config)
+    for made in admin.create_topics([NewTopic(topic, 1, 1) for topic in topics]).values():
+        made.result(30)
+
+
 def send(producer: Producer, topic: str, value: str, offset: int) -> None:
     """Begin a transaction with a record and an offset, and leave it open."""
     producer.begin_transaction()
@@ -70,9 +76,7 @@ def test_what_a_broker_forgot_to_abort_stays_aborted(tmp_path: Path) -> None:
     """The only broker is killed in a transaction, which times out meanwhile; the next commit must not carry it along."""
     with EmbeddedKafka(tmp_path) as kafka:
         config = {"bootstrap.servers": kafka.bootstrap_servers, "log_level": "0"}
-        admin = AdminClient(config)
-        for made in admin.create_topics([NewTopic(name, 1, 1) for name in (OUTPUT, STATE, INPUT)]).values():
-            made.result(30)
+        create(config, OUTPUT, STATE, INPUT)
         timeout = {"transaction.timeout.ms": int(TIMEOUT_S * 1000)}
         writers = {OUTPUT: "worker", STATE: state_writer_id("worker")}
         producers = {
@@ -105,9 +109,7 @@ def test_a_commit_that_reached_a_part_of_its_partitions_reaches_the_others(tmp_p
     """Aborted, the record would be lost where its offset is committed, or decided twice where the offset is not."""
     with EmbeddedKafka(tmp_path) as kafka:
         config = {"bootstrap.servers": kafka.bootstrap_servers, "log_level": "0"}
-        admin = AdminClient(config)
-        for made in admin.create_topics([NewTopic(name, 1, 1) for name in (OUTPUT, STATE, INPUT)]).values():
-            made.result(30)
+        create(config, OUTPUT, STATE, INPUT)
         producer = Producer({**config, "transactional.id": "worker"})
         producer.init_transactions(30)
         for offset, value in enumerate(["first", "second"], 1):
@@ -130,9 +132,7 @@ def test_nothing_is_written_where_nothing_hangs(tmp_path: Path) -> None:
     """A worker that starts leaves no trace in the topics of a cluster that is in order, whatever others have open."""
     with EmbeddedKafka(tmp_path) as kafka:
         config = {"bootstrap.servers": kafka.bootstrap_servers, "log_level": "0"}
-        admin = AdminClient(config)
-        for made in admin.create_topics([NewTopic(name, 1, 1) for name in (OUTPUT, INPUT)]).values():
-            made.result(30)
+        create(config, OUTPUT, INPUT)
         ownership = owner_of(config)
         ownership.fence("worker")
         with closing(LogReader(config, "test", isolation="read_uncommitted")) as reader:

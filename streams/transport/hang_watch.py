@@ -1,7 +1,7 @@
 """HangWatch: tells a call of librdkafka that will never return from one that takes its time.
 
 Its send_offsets_to_transaction may lose the answer with the coordinator's connection, and then waits for it for ever,
-whatever time-out it was given (librdkafka #5456).
+whatever time-out it was given (librdkafka #5456). The settings of WAKING end most such waits.
 """
 
 from __future__ import annotations
@@ -13,6 +13,11 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 LOOK_S = 1.0
+# For a transactional client. While it waits for the group's coordinator it asks who that is only as one of its own connections
+# comes or goes, and after a broker's death none may: the dead one leaves the cluster, and is not tried any more (#5511).
+# Idle connections go after 2-3 s, and so wake it; the next record makes them anew. A broker that is gone is tried every
+# second, not every ten.
+WAKING = {"connections.max.idle.ms": 2_000, "reconnect.backoff.max.ms": 1_000}
 
 
 class HangWatch:

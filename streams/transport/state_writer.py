@@ -13,7 +13,7 @@ from confluent_kafka import Producer as RdProducer
 from streams.errors import DeliveryFailed
 from streams.topics import STATE_BYTES_MAX
 from streams.transport.group_member import GroupMember
-from streams.transport.hang_watch import HangWatch
+from streams.transport.hang_watch import WAKING, HangWatch
 from streams.transport.ownership import state_writer_id
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ class StateWriter:
         self._owner = owner
         self._config = {
             **config,
+            **WAKING,
             "transactional.id": state_writer_id(owner),
             "transaction.timeout.ms": int(TRANSACTION_S_MAX * 1000),
             "partitioner": "murmur2_random",

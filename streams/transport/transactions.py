@@ -16,7 +16,7 @@ from faust.types import TP
 
 from streams.errors import ClientHangs, DeliveryFailed
 from streams.transport.group_member import GroupMember
-from streams.transport.hang_watch import LOOK_S, HangWatch
+from streams.transport.hang_watch import LOOK_S, WAKING, HangWatch
 from streams.transport.ownership import Ownership, as_metadata
 from streams.transport.producer import Delivery, OutputSender
 from streams.transport.record_batch import RecordBatch
@@ -28,14 +28,15 @@ Result = TypeVar("Result")
 # The broker ends a transaction that stays open longer. Long enough for a broker to come back; a worker that dies does not
 # hold readers up for so long, because whoever takes its partitions over ends what it left open.
 TRANSACTION_S_MAX = 60.0
-# One blocking call. It is repeated while the error is retriable; but what the group's coordinator refuses for so long, as it
-# moves or loads, aborts the transaction.
-CALL_S_MAX = 4.0
+CALL_S_MAX = 4.0  # one blocking call; it is repeated while the error is retriable
+# What the group's coordinator does not take for so long aborts the transaction. When a broker dies, Kafka needs 9 s to miss it,
+# and up to 4 more where it was the controller too.
+OFFSETS_S_MAX = 20.0
 RETRY_PAUSE_S = 0.05  # some of these errors come back at once
 # How long the broker takes to write the end of a transaction to its partitions, after it has answered. An output that
 # comes sooner is refused, and librdkafka's pause of 20 ms is longer: a p99 of 39 in place of 59 ms at 1,000 records/s.
 MARKERS_S = 0.008
-HUNG_S = CALL_S_MAX + 1.0
+HUNG_S = OFFSETS_S_MAX + 1.0
 # The group has given our partitions to others: what is not committed is theirs to decide.
 SUPERSEDED = (
     KafkaError.ILLEGAL_GENERATION,
@@ -77,7 +78,7 @@ class TransactionalProducer:
     ) -> None:
         timeout_ms = int(TRANSACTION_S_MAX * 1000)
         self._sender = OutputSender(
-            {**config, "transactional.id": transactional_id, "transaction.timeout.ms": timeout_ms}
+            {**config, **WAKING, "transactional.id": transactional_id, "transaction.timeout.ms": timeout_ms}
         )
         self.partition_counts = self._sender.partition_counts
         self._id, self._ownership, self._interval_s = transactional_id, ownership, commit_interval_s
@@ -189,7 +190,7 @@ class TransactionalProducer:
         """Commit the open transaction with these offsets; False where the group has moved on, and it is aborted."""
         client = self._sender.client
         try:
-            self._repeated(lambda: client.send_offsets_to_transaction(claims, member.metadata(), CALL_S_MAX))
+            self._repeated(lambda: client.send_offsets_to_transaction(claims, member.metadata(), OFFSETS_S_MAX))
             self._repeated(lambda: client.commit_transaction(CALL_S_MAX))
         except KafkaException as exc:
             error: KafkaError = exc.args[0]
@@ -232,7 +233,7 @@ class TransactionalProducer:
         while not (await asyncio.wait([done], timeout=LOOK_S))[0]:
             if self._watch.look():
                 raise ClientHangs(
-                    f"transactional id {self._id}: expected an answer within {CALL_S_MAX:.0f} s, the client hangs; "
+                    f"transactional id {self._id}: expected an answer within {OFFSETS_S_MAX:.0f} s, the client hangs; "
                     "the worker stops, and what is not committed is decided again"
                 )
         return await done

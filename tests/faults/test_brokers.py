@@ -45,7 +45,10 @@ def test_output_refused(trial: Trial, form: Form, report: Report) -> None:
 
 
 def test_a_broker_dies(replicated: Trial, trio: EmbeddedKafka, form: Form, report: Report) -> None:
-    """12. kill -9 of the broker that leads, of the group's coordinator, of the controller: CLEAN, stalls of 30 s at most."""
+    """12. kill -9 of the broker that leads, of the group's coordinator, of the controller: CLEAN, stalls of 30 s at most.
+
+    Most of these deaths the worker lives through: with librdkafka's own settings its client hangs in eight of nine.
+    """
     load = replicated.load(replicated.produce_labels(form(20_000, 60_000)), rate=50)
     worker = replicated.supervise(0)
     replicated.wait_for_decisions(100)
@@ -58,6 +61,7 @@ def test_a_broker_dies(replicated: Trial, trio: EmbeddedKafka, form: Form, repor
     verdict = replicated.verdict(faults=form(1, 9))
     report("12 a broker of three dies", verdict, restarts=len(worker.codes))
     assert verdict.stall_s <= STALL_S_MAX
+    assert len(worker.codes) <= form(1, 4)
 
 
 # Behind the other trial of these three brokers: one that is killed after this may come back with what the deleted topic of a

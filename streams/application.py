@@ -55,9 +55,9 @@ class CommandLine(faust.Worker):
         try:
             super().execute_from_commandline()
         except SystemExit:
-            if self.app.worker.failure is None:
+            if self.app.failure is None:
                 raise
-            raise SystemExit(last_line(self.app.worker.failure)) from None
+            raise SystemExit(last_line(self.app.failure)) from None
 
 
 def last_line(exc: BaseException) -> str:
@@ -111,6 +111,11 @@ class Application(Flow, faust.App):
             worker.close()
             raise
         self.worker = worker
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ends this process: found by the worker, or raised in Faust's services; None where nothing has failed."""
+        return self.worker.failure or self.crash_reason
 
     async def on_start(self) -> None:
         self._watched = [asyncio.ensure_future(work) for work in (self.worker.deliver(), self.worker.watch())]
@@ -182,8 +187,8 @@ class Application(Flow, faust.App):
     def _end_now(self, seconds: float) -> None:
         logger.error("not ended within %.0f s: ending without the clients that hang", seconds)
         logging.shutdown()
-        if self.worker.failure is not None:
-            print(last_line(self.worker.failure), file=sys.stderr, flush=True)
+        if self.failure is not None:
+            print(last_line(self.failure), file=sys.stderr, flush=True)
         os._exit(1)  # as it stands: what is not committed is decided again
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from faust.types import TP
 
-from streams.errors import ClientHangs, DeliveryFailed
+from streams.errors import ClientHangs, DeliveryFailed, NotAllowed
 from streams.metrics import Metrics
 from streams.scoring import Device
 from streams.state import Snapshot, StateTable
@@ -53,7 +53,7 @@ class Checkpointer:
         """Write a checkpoint of what changed and return how many rows; give up what is not written in time.
 
         Raises:
-            ClientHangs: there will be no checkpoint any more.
+            ClientHangs, NotAllowed: there will be no checkpoint any more.
         """
         if self._writer.hangs():
             raise ClientHangs(
@@ -90,6 +90,8 @@ class Checkpointer:
                 self._pool, self._send, table, snapshot, member, deadline
             )
             written = True
+        except NotAllowed:
+            raise
         except DeliveryFailed as exc:
             logger.warning("%s; the next checkpoint carries every row", exc)
             return 0

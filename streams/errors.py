@@ -21,6 +21,10 @@ class DeliveryFailed(StreamsError):
     """The broker did not confirm an output. Its input's offset is never committed."""
 
 
+class NotAllowed(DeliveryFailed):
+    """The cluster does not allow this user what it has to do: trying again changes nothing."""
+
+
 class ClientHangs(DeliveryFailed):
     """A Kafka client does not return from a call: the process has to end without it."""
 

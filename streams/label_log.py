@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from models.features.terminals import LABEL_GRANULARITY_MS, TerminalHistory
 from streams.errors import KafkaUnavailable
+from streams.topics import MISSING
 from streams.transport.reader import LogReader
 
 # Without a single label for so long, though some are missing, it is a broker's failure and not a delay: the worker stops.
@@ -54,7 +55,7 @@ class LabelLog:
         self.lock = threading.Lock()  # held while the history is read or written
         self._positions = dict.fromkeys(reader.partitions(topic), 0)
         if not self._positions:
-            raise KafkaUnavailable(f"topic {topic} is missing; run `streams topics create`")
+            raise KafkaUnavailable(f"topic {topic} {MISSING}")
         self._moved = threading.Condition()
         self._complete_hours: set[int] = set()
         self._stopping = False
@@ -131,10 +132,10 @@ class LabelLog:
             while not self._reached(ends) and time.monotonic() - heard_at < SILENCE_S_MAX:
                 if self._moved.wait(SILENCE_S_MAX):
                     heard_at = time.monotonic()
-        if self._error is not None or not self._reached(ends):
-            raise KafkaUnavailable(
-                f"{self.topic}: expected labels up to {ends}, got {self._positions}"
-            ) from self._error
+        if self._error is not None:
+            raise KafkaUnavailable(f"{self.topic}: no labels: {self._error}") from self._error
+        if not self._reached(ends):
+            raise KafkaUnavailable(f"{self.topic}: expected labels up to {ends}, got {self._positions}")
         self.wait_s += time.monotonic() - began
 
     def _reached(self, ends: dict[int, int]) -> bool:

@@ -13,7 +13,7 @@ import msgspec
 from streams.codecs import Clicks, Rejection, Transactions, encode_dead_letter
 from streams.errors import KafkaUnavailable
 from streams.events import LETTER_KEY_BYTES_MAX, Decision, RankedItem, Reason, Recommendation, Timings
-from streams.topics import DEAD_LETTERS, DECISIONS, RECOMMENDATIONS, Topic
+from streams.topics import DEAD_LETTERS, DECISIONS, MISSING, RECOMMENDATIONS, Topic
 from streams.transport.producer import Delivery, OutputProducer, Outputs
 from streams.transport.record_batch import RecordBatch
 from streams.transport.transactions import TransactionalProducer
@@ -67,7 +67,7 @@ class Publisher:
         self._partitions = producer.partition_counts(names)
         missing = [name for name in names if name not in self._partitions]
         if missing:
-            raise KafkaUnavailable(f"topics missing: {', '.join(missing)}; run `streams topics create`")
+            raise KafkaUnavailable(f"topic {', '.join(missing)} {MISSING}")
 
     def decisions(self, batch: RecordBatch, topic: Topic, values: list[bytes], keys: list[bytes | None]) -> Outputs:
         """Return the outputs of a batch: to the input's partition, so that a key's decisions stay in its order.

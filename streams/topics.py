@@ -8,6 +8,8 @@ from msgspec import Struct
 from streams.events import Click, DeadLetter, Decision, Recommendation, Transaction, TransactionLabel
 
 DAY_MS: Final = 86_400_000
+# What to say of a topic that metadata does not show.
+MISSING: Final = "is missing, or this user may not see it; run `streams topics create`, or allow it"
 # A row carries 67 days of one key's events, 1,024 at most; the largest seen is far below.
 STATE_BYTES_MAX = 8 * 1024 * 1024
 

@@ -26,7 +26,7 @@ from streams.agents.recommendations import RecommendationJob, SessionReplay, Ses
 from streams.checkpointer import Checkpointer
 from streams.codecs import Limits, decode_transactions
 from streams.credentials import aiokafka_security
-from streams.errors import ClientHangs, KafkaUnavailable, Standstill, TopicChanged
+from streams.errors import ClientHangs, KafkaUnavailable, NotAllowed, Standstill, TopicChanged
 from streams.failover import Failover
 from streams.label_log import LabelLog
 from streams.metrics import Metrics
@@ -36,7 +36,7 @@ from streams.publishing import Publisher
 from streams.scoring import Device, Job, Pipeline
 from streams.settings import Settings
 from streams.state import StateTable
-from streams.topics import CLICKSTREAM, INPUTS, LABELS, OUTPUTS, TRANSACTIONS, Topic, state_topic
+from streams.topics import CLICKSTREAM, INPUTS, LABELS, MISSING, OUTPUTS, TRANSACTIONS, Topic, state_topic
 from streams.transport.consumer import Consumer
 from streams.transport.coordinator import TransactionCoordinator
 from streams.transport.group_member import GroupMember
@@ -254,7 +254,7 @@ class Worker:
     def _table(self, name: str, source: Topic, layout: str, new: Callable[[], Any], replay: Any) -> StateTable[Any]:
         count = len(self._state_reader.partitions(source.name))
         if count == 0:
-            raise KafkaUnavailable(f"topic {source.name} is missing; run `streams topics create`")
+            raise KafkaUnavailable(f"topic {source.name} {MISSING}")
         topic = state_topic(self.settings.application_id, name, count)
         if len(self._state_reader.partitions(topic.name)) != count:
             self._create(topic, count)
@@ -276,9 +276,10 @@ class Worker:
         except (KafkaException, TimeoutError) as exc:
             found = len(self._state_reader.partitions(topic.name))
             if found != count:  # another worker may have made it meanwhile
+                cause = exc.args[0].str() if isinstance(exc, KafkaException) else "no answer"
                 raise KafkaUnavailable(
-                    f"{topic.name}: expected {count} partitions, as the input has, found {found}: {exc}; "
-                    "delete it to have it rebuilt from the input, or choose another application_id"
+                    f"{topic.name}: expected {count} partitions, as the input has, found {found}: {cause}; "
+                    "create it with as many, or allow this user to; or delete it to have it rebuilt from the input"
                 ) from exc
 
     def _pipeline(self, job: Job[Any], publisher: Publisher) -> Pipeline[Any]:
@@ -319,7 +320,7 @@ class Worker:
             return 0
         try:
             return await self._checkpointer.write(seconds_max)
-        except ClientHangs as exc:
+        except (ClientHangs, NotAllowed) as exc:
             self.stop_with(exc)
             return 0
 

@@ -57,7 +57,7 @@ def reading_consumer(settings: Settings, **extra: Any) -> Consumer:
     config: dict[str, Any] = {
         **settings.librdkafka(),
         **QUIET,
-        "group.id": f"{settings.application_id}-reader",  # required by the client; assign() never joins it
+        "group.id": settings.application_id,  # the client wants one that it may see; assign() never joins it
         "enable.auto.commit": False,
         "isolation.level": "read_committed",
         **extra,

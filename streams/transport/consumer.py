@@ -64,10 +64,7 @@ class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
 
     @Service.task
     async def _thread_keepalive(self) -> None:
-        """Upstream keeps its thread's loop turning; what needs watching here is aiokafka's group membership.
-
-        Its task ends when the assignor raises, and says so in the log only: the worker would sit without partitions.
-        """
+        """Watch aiokafka's group membership, whose task ends without a word but in the log when the assignor raises."""
         while not self.should_stop:
             await self.sleep(1.0)
             membership = self._ensure_consumer()._coordinator._coordination_task
@@ -127,7 +124,10 @@ class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
         if consumer._closed or fetcher._closed:
             raise ConsumerStoppedError()
         with fetcher._subscriptions.fetch_context():
-            return await self._fetched(consumer, fetcher, active_partitions, timeout or 0.0)
+            try:
+                return await self._fetched(consumer, fetcher, active_partitions, timeout or 0.0)
+            except KafkaError as exc:
+                raise KafkaUnavailable(f"input cannot be read: {exc}; what is not committed is read again") from exc
 
     async def _fetched(
         self, consumer: AIOKafkaConsumer, fetcher: fetching.Fetcher, partitions: set[TP], timeout: float

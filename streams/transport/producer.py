@@ -14,6 +14,7 @@ from faust.transport.drivers import aiokafka as driver
 
 from streams.errors import DeliveryFailed, KafkaUnavailable
 from streams.transport.record_batch import RecordBatch
+from streams.transport.refusals import cause_of
 
 # How long librdkafka retries one message before it reports failure; then the worker stops and its input is read again.
 DELIVERY_S_MAX = 60.0
@@ -109,7 +110,7 @@ class OutputSender:
                     self.client.poll(0.001)
                 except KafkaException as exc:
                     raise DeliveryFailed(
-                        f"{topic}: an output was refused: {exc.args[0].str()}; nothing of it is committed"
+                        f"{topic}: an output was refused: {cause_of(exc.args[0], self.client).str()}; nothing of it is committed"
                     ) from exc
 
     def partition_counts(self, topics: Sequence[str], timeout_s: float = 10.0) -> dict[str, int]:

@@ -44,7 +44,7 @@ class LogReader:
     def __init__(
         self,
         config: Mapping[str, str],
-        name: str,
+        group: str,
         patience_s: float = PATIENCE_S,
         records_max: int = READ_RECORDS_MAX,
         fetch_wait_ms_max: int = 10,
@@ -54,7 +54,7 @@ class LogReader:
         self._consumer = Consumer(
             {
                 **config,
-                "group.id": f"{name}-reader",  # librdkafka wants one; nothing is ever committed under it
+                "group.id": group,  # librdkafka wants one that it may see; nothing is committed under it, nor joined
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "isolation.level": isolation,

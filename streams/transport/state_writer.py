@@ -10,11 +10,12 @@ from functools import partial
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Producer as RdProducer
 
-from streams.errors import DeliveryFailed
+from streams.errors import DeliveryFailed, NotAllowed
 from streams.topics import STATE_BYTES_MAX
 from streams.transport.group_member import GroupMember
 from streams.transport.hang_watch import WAKING, HangWatch
 from streams.transport.ownership import state_writer_id
+from streams.transport.refusals import NOT_ALLOWED, cause_of
 
 logger = logging.getLogger(__name__)
 
@@ -67,13 +68,18 @@ class StateWriter:
             deadline: monotonic seconds after which to give up.
 
         Raises:
+            NotAllowed: nor will another be.
             DeliveryFailed: the transaction is not known to have committed.
         """
         try:
             return self._write(topic, partition, rows, member, position, deadline)
         except KafkaException as exc:
+            error = exc.args[0] if self._producer is None else cause_of(exc.args[0], self._producer)
             self._abort(deadline)
-            raise DeliveryFailed(f"{topic}[{partition}]: the checkpoint was not written: {exc.args[0].str()}") from exc
+            what = f"{topic}[{partition}]: the checkpoint was not written: {error.str()}"
+            if error.code() in NOT_ALLOWED:
+                raise NotAllowed(f"{what}; see Security in the README for what a worker has to be allowed") from exc
+            raise DeliveryFailed(what) from exc
 
     def _write(
         self,

@@ -20,6 +20,7 @@ from streams.transport.hang_watch import LOOK_S, WAKING, HangWatch
 from streams.transport.ownership import Ownership, as_metadata
 from streams.transport.producer import Delivery, OutputSender
 from streams.transport.record_batch import RecordBatch
+from streams.transport.refusals import cause_of
 
 logger = logging.getLogger(__name__)
 
@@ -171,9 +172,7 @@ class TransactionalProducer:
             if not entries or member is None:
                 return (), entries
             self._gate_closed = True
-        offsets = {delivery.batch.tp: delivery.batch.next_offset for delivery in entries}
-        claims = [TopicPartition(tp.topic, tp.partition, offset, self._id) for tp, offset in offsets.items()]
-        if not self._commit_with(claims, member):
+        if not self._commit_open(entries, member):
             with self._lock:
                 entries += self._waiting
                 self._waiting, self._member = [], None
@@ -186,19 +185,22 @@ class TransactionalProducer:
                 self._send(delivery)
         return entries, ()
 
-    def _commit_with(self, claims: Sequence[TopicPartition], member: GroupMember) -> bool:
-        """Commit the open transaction with these offsets; False where the group has moved on, and it is aborted."""
+    def _commit_open(self, entries: Sequence[Delivery], member: GroupMember) -> bool:
+        """Commit the open transaction with the offsets behind it; False where the group has moved on, and it is aborted."""
         client = self._sender.client
+        offsets = {delivery.batch.tp: delivery.batch.next_offset for delivery in entries}
+        claims = [TopicPartition(tp.topic, tp.partition, offset, self._id) for tp, offset in offsets.items()]
         try:
             self._repeated(lambda: client.send_offsets_to_transaction(claims, member.metadata(), OFFSETS_S_MAX))
             self._repeated(lambda: client.commit_transaction(CALL_S_MAX))
         except KafkaException as exc:
-            error: KafkaError = exc.args[0]
-            if error.txn_requires_abort() and self._abort() and error.code() in SUPERSEDED:
+            error = cause_of(exc.args[0], client)
+            if exc.args[0].txn_requires_abort() and self._abort() and error.code() in SUPERSEDED:
                 return False
+            topics = ", ".join(sorted({each.topic for delivery in entries for each in delivery.outputs}))
             raise DeliveryFailed(
-                f"transactional id {self._id}: expected a committed transaction, got {error.name()}: {error.str()}; "
-                "its input is decided again"
+                f"transactional id {self._id}: expected a committed transaction with {topics or 'no output'}, "
+                f"got {error.name()}: {error.str()}; its input is decided again"
             ) from exc
         self._begun = False
         return True

@@ -46,14 +46,14 @@ def committed_past_an_undelivered_span(patch: Patch) -> None:
 
 def offsets_not_in_the_transaction(patch: Patch) -> None:
     """Outputs are committed first, the offsets behind them afterwards."""
-    commit_with = TransactionalProducer._commit_with
+    commit_open = TransactionalProducer._commit_open
 
-    def outputs_first(self: TransactionalProducer, claims: Sequence[TopicPartition], member: GroupMember) -> bool:
+    def outputs_first(self: TransactionalProducer, entries: Sequence[Delivery], member: GroupMember) -> bool:
         self._repeated(lambda: self._sender.client.commit_transaction(CALL_S_MAX))
         self._sender.client.begin_transaction()
-        return commit_with(self, claims, member)
+        return commit_open(self, entries, member)
 
-    patch.setattr(TransactionalProducer, "_commit_with", outputs_first)
+    patch.setattr(TransactionalProducer, "_commit_open", outputs_first)
 
 
 def take_over_without_fencing(patch: Patch) -> None:

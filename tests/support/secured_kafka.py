@@ -16,10 +16,11 @@ from tests.support.certificates import Authority
 
 PLAIN_LOGIN = "org.apache.kafka.common.security.plain.PlainLoginModule required"
 SCRAM_LOGIN = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
-USER = "ann"
+USER, LIMITED_USER = "ann", "bea"
 # Words that occur nowhere by chance, to be looked for in logs.
-SASL_PASSWORD, KEY_PASSWORD, HTTP_TOKEN = "sasl-8d1f0c", "key-52b7ae", "token-c90e34"
-SECRETS = (SASL_PASSWORD, KEY_PASSWORD, HTTP_TOKEN)
+SASL_PASSWORD, LIMITED_PASSWORD = "sasl-8d1f0c", "sasl-41be77"
+KEY_PASSWORD, HTTP_TOKEN = "key-52b7ae", "token-c90e34"
+SECRETS = (SASL_PASSWORD, LIMITED_PASSWORD, KEY_PASSWORD, HTTP_TOKEN)
 SCRAM = {"SCRAM-SHA-256": ScramMechanism.SCRAM_SHA_256, "SCRAM-SHA-512": ScramMechanism.SCRAM_SHA_512}
 
 
@@ -33,13 +34,16 @@ class SecuredKafka:
 
 
 @contextmanager
-def secured_kafka(folder: Path, protocol: str, *, client_certificate: bool = False) -> Iterator[SecuredKafka]:
+def secured_kafka(
+    folder: Path, protocol: str, *, client_certificate: bool = False, authorizer: bool = False
+) -> Iterator[SecuredKafka]:
     """Run a broker with one listener of this security protocol; under SASL it knows PLAIN and SCRAM.
 
     Args:
         folder: for certificates and the broker's data.
         protocol: SSL, SASL_PLAINTEXT or SASL_SSL.
         client_certificate: refuse clients without a certificate of the authority.
+        authorizer: leave to all users but USER what ACLs allow them; LIMITED_USER logs in by PLAIN.
     """
     authority = Authority(folder / "authority")
     server = {"listener.security.protocol.map": f"CLIENT:{protocol},CONTROLLER:PLAINTEXT"}
@@ -61,7 +65,10 @@ def secured_kafka(folder: Path, protocol: str, *, client_certificate: bool = Fal
             "ssl_key_password": KEY_PASSWORD,
         }
     if protocol.startswith("SASL"):
-        plain = f'{PLAIN_LOGIN} username="{USER}" password="{SASL_PASSWORD}" user_{USER}="{SASL_PASSWORD}";'
+        plain = (
+            f'{PLAIN_LOGIN} username="{USER}" password="{SASL_PASSWORD}" user_{USER}="{SASL_PASSWORD}" '
+            f'user_{LIMITED_USER}="{LIMITED_PASSWORD}";'
+        )
         server |= {
             "sasl.enabled.mechanisms": ",".join(["PLAIN", *SCRAM]),
             "sasl.mechanism.inter.broker.protocol": "PLAIN",
@@ -69,6 +76,11 @@ def secured_kafka(folder: Path, protocol: str, *, client_certificate: bool = Fal
             **{f"listener.name.client.{name.lower()}.sasl.jaas.config": SCRAM_LOGIN for name in SCRAM},
         }
         settings |= {"sasl_username": USER, "sasl_password": SASL_PASSWORD}
+    if authorizer:
+        server |= {
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": f"User:{USER};User:ANONYMOUS",  # the latter: the broker's own controller
+        }
     client_config = load_settings(env={}, bootstrap_servers="127.0.0.1:1", **settings).librdkafka()
     del client_config["bootstrap.servers"]
     with EmbeddedKafka(folder / "kafka", extra=server, client=client_config) as kafka:

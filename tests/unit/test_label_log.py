@@ -64,7 +64,9 @@ def hours(*numbers: int) -> Any:
 
 def test_a_missing_topic_is_told_with_what_to_do() -> None:
     """A worker without labels would decide wrongly, quietly."""
-    with pytest.raises(KafkaUnavailable, match="topic labels is missing; run `streams topics create`"):
+    with pytest.raises(
+        KafkaUnavailable, match="topic labels is missing, or this user may not see it; run `streams topics create`"
+    ):
         LabelLog("labels", lambda *_: None, Reader(()), Reader(()), lambda exc: None)  # type: ignore[arg-type]
 
 
@@ -95,7 +97,7 @@ def test_the_death_of_the_follower_wakes_who_waits_at_once() -> None:
     error = KafkaUnavailable("on purpose")
     threading.Timer(0.05, reader.coming.put, [error]).start()
     began = time.monotonic()
-    with pytest.raises(KafkaUnavailable, match=r"expected labels up to \{0: 1\}, got \{0: 0\}") as raised:
+    with pytest.raises(KafkaUnavailable, match="no labels: on purpose") as raised:
         log.wait_for(hours(1))
     assert time.monotonic() - began < 10 and raised.value.__cause__ is error
     log.close()

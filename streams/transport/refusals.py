@@ -1,0 +1,29 @@
+"""Refusals: what the cluster says when it does not do what a producer wants."""
+
+from __future__ import annotations
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Producer as RdProducer
+
+# To try again changes nothing.
+NOT_ALLOWED = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    }
+)
+
+
+def cause_of(error: KafkaError, client: RdProducer) -> KafkaError:
+    """Return why a transaction has failed, where `error` says only that it has: librdkafka tells whoever calls next."""
+    if error.code() != KafkaError._STATE:
+        return error
+    try:
+        client.begin_transaction()  # is refused within a transaction: with what made it fail, if that is known
+    except KafkaException as exc:
+        found: KafkaError = exc.args[0]
+        if found.code() not in (KafkaError._STATE, KafkaError._CONFLICT):
+            return found
+    return error

@@ -64,14 +64,14 @@ class ConsumerOnLoop(driver.AIOKafkaConsumerThread):
 
     @Service.task
     async def _thread_keepalive(self) -> None:
-        """Watch aiokafka's group membership, whose task ends without a word but in the log when the assignor raises."""
-        while not self.should_stop:
+        """Watch aiokafka's group membership, whose task ends, or waits for ever, and says so in the log only."""
+        while not self.should_stop:  # nor after a crash
             await self.sleep(1.0)
-            membership = self._ensure_consumer()._coordinator._coordination_task
-            if membership.done() and not self.should_stop:
-                cause = None if membership.cancelled() else membership.exception()
+            coordinator = self._ensure_consumer()._coordinator
+            membership, refused = coordinator._coordination_task, coordinator._pending_exception
+            if (membership.done() or refused) and not self.should_stop:
+                cause = refused or (None if membership.cancelled() else membership.exception())
                 await self.crash(KafkaUnavailable(f"group membership ended: {cause!r}; the worker stops to join anew"))
-                return
 
     async def _leave_group(self) -> None:
         # aiokafka's static members never leave, and their partitions stay orphaned for the session timeout.

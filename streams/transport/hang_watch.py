@@ -15,9 +15,10 @@ Result = TypeVar("Result")
 LOOK_S = 1.0
 # For a transactional client. While it waits for the group's coordinator it asks who that is only as one of its own connections
 # comes or goes, and after a broker's death none may: the dead one leaves the cluster, and is not tried any more (#5511).
-# Idle connections go after 2-3 s, and so wake it; the next record makes them anew. A broker that is gone is tried every
-# second, not every ten.
-WAKING = {"connections.max.idle.ms": 2_000, "reconnect.backoff.max.ms": 1_000}
+# Idle connections go after 4-5 s, and so wake it; the next record makes them anew, but the one to the transactions'
+# coordinator comes back at once. No less: what waits for a slow broker's answer counts as idle, too, and would have to be
+# asked again for ever. A broker that is gone is tried every second, not every ten.
+WAKING = {"connections.max.idle.ms": 4_000, "reconnect.backoff.max.ms": 1_000}
 
 
 class HangWatch:

@@ -18,7 +18,7 @@ NOT_ALLOWED = frozenset(
 
 def cause_of(error: KafkaError, client: RdProducer) -> KafkaError:
     """Return why a transaction has failed, where `error` says only that it has: librdkafka tells whoever calls next."""
-    if error.code() != KafkaError._STATE:
+    if error.code() not in (KafkaError._STATE, KafkaError._FATAL):
         return error
     try:
         client.begin_transaction()  # is refused within a transaction: with what made it fail, if that is known

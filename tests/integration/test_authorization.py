@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import AclBinding, AclBindingFilter, AclOperation, AclPermissionType, AdminClient
+from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    NewPartitions,
+)
 from confluent_kafka.admin import ResourcePatternType as Pattern
 from confluent_kafka.admin import ResourceType as Kind
 
@@ -32,6 +39,7 @@ def needed(application_id: str) -> list[Permission]:
         (Kind.TOPIC, own, Pattern.PREFIXED, AclOperation.CREATE),
         (Kind.TOPIC, own, Pattern.PREFIXED, AclOperation.READ),
         (Kind.TOPIC, own, Pattern.PREFIXED, AclOperation.WRITE),
+        (Kind.TOPIC, own, Pattern.PREFIXED, AclOperation.ALTER),
         (Kind.TOPIC, own, Pattern.PREFIXED, AclOperation.DESCRIBE_CONFIGS),
         (Kind.GROUP, group, Pattern.LITERAL, AclOperation.READ),
         (Kind.TRANSACTIONAL_ID, own, Pattern.PREFIXED, AclOperation.WRITE),
@@ -76,6 +84,9 @@ class LimitedBench(Bench):
         self.produce_json(TRANSACTIONS.name, "card_id", records)
         self.produce(TRANSACTIONS.name, [b"no payment"], [b"c1"])
 
+    def grow(self, topic: str, count: int) -> None:
+        self._admin.create_partitions([NewPartitions(topic, count)])[topic].result(30)
+
     def clear(self) -> None:
         """Take every permission back and delete all topics."""
         self._delete(AclBindingFilter(Kind.ANY, None, Pattern.ANY, None, None, AclOperation.ANY, AclPermissionType.ANY))
@@ -105,7 +116,7 @@ def bench(kafka: SecuredKafka, tmp_path: Path, request: pytest.FixtureRequest) -
 
 @pytest.mark.parametrize("bench", ["exactly_once", "at_least_once"], indirect=True)
 def test_what_the_readme_names_is_enough(bench: LimitedBench) -> None:
-    """First start, decisions, dead letters, checkpoints; a kill, so that the next worker fences the first; a stop."""
+    """First start, decisions, dead letters, checkpoints; a kill, so that the next worker fences the first; a stop; growth."""
     bench.allow(*needed(bench.application_id))
     worker = bench.start_limited().wait_until_ready()
     bench.produce_payments(seed=1)
@@ -117,6 +128,8 @@ def test_what_the_readme_names_is_enough(bench: LimitedBench) -> None:
     bench.wait_for(DECISIONS.name, 2 * PAYMENTS)
     worker.stop()
     assert bench.count(DEAD_LETTERS.name) == 2
+    bench.grow(TRANSACTIONS.name, 5)
+    bench.start_limited().wait_until_ready()
 
 
 @pytest.mark.parametrize(
@@ -156,8 +169,9 @@ def test_without_a_permission_no_worker_starts(
         (Kind.TOPIC, DECISIONS.name, AclOperation.WRITE, "fraud-decisions.* Topic authorization failed"),
         (Kind.TOPIC, OWN, AclOperation.WRITE, r"-card-state\[\d\]: .* Topic authorization failed.*; see Security"),
         (Kind.GROUP, GROUP, AclOperation.READ, "roup ?[aA]uthorization ?[fF]ailed"),
+        (Kind.TRANSACTIONAL_ID, OWN, AclOperation.WRITE, "Transactional ?Id ?[aA]uthorization ?[fF]ailed"),
     ],
-    ids=["read", "decide", "checkpoint", "group"],
+    ids=["read", "decide", "checkpoint", "group", "transact"],
 )
 def test_a_permission_taken_back_ends_the_worker(
     bench: LimitedBench, kind: Kind, name: str, operation: AclOperation, because: str

@@ -25,6 +25,7 @@ class Client:
     ("said", "tells", "cause"),
     [
         (KafkaError._STATE, KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED),
+        (KafkaError._FATAL, KafkaError._FENCED, KafkaError._FENCED),
         (KafkaError._STATE, KafkaError._STATE, KafkaError._STATE),
         (KafkaError._STATE, KafkaError._CONFLICT, KafkaError._STATE),  # another thread is in a call of its own
         (KafkaError._STATE, None, KafkaError._STATE),

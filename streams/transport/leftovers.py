@@ -14,16 +14,16 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from streams.transport.committed import committed_offsets
 from streams.transport.coordinator import TransactionCoordinator
 from streams.transport.reader import LogReader
 
 logger = logging.getLogger(__name__)
 
-ANSWER_S_MAX = 30.0
 OPEN_S = 0.1  # most transactions last a few milliseconds
+UNSTABLE_S = 1.0  # to end what needs no end is harmless
 
 
 class Leftovers:
@@ -71,7 +71,8 @@ class Leftovers:
         if not stopped and not unstable:
             return
         self._coordinator.end(fenced, stopped.keys(), self._group if unstable else None)
-        logger.info("%d partitions and %d offsets waited for the end of a transaction", len(stopped), len(unstable))
+        what = f"{len(stopped)} partitions{' and offsets' if unstable else ''}"
+        logger.info("%s waited for the end of a transaction", what)
 
     def _stopped(self, stable_log: LogReader, log: LogReader) -> dict[tuple[str, int], int]:
         """Return where a read_committed reader gets no further in partitions that have more."""
@@ -84,12 +85,13 @@ class Leftovers:
                 found |= {(topic, number): stable[number] for number in partitions if stable[number] < ends[number]}
         return found
 
-    def _unstable(self, places: Sequence[TopicPartition]) -> list[TopicPartition]:
-        """Return those of the group's partitions whose committed offset waits for the end of a transaction."""
-        if not places:
-            return []
-        request = ConsumerGroupTopicPartitions(self._group, list(places))
-        admin = AdminClient(self._config)  # a name of its own: an answer never comes to a client that is gone
-        offsets = admin.list_consumer_group_offsets([request], require_stable=True, request_timeout=ANSWER_S_MAX)
-        found = offsets[self._group].result().topic_partitions
-        return [tp for tp in found if tp.error is not None and tp.error.code() == KafkaError.UNSTABLE_OFFSET_COMMIT]
+    def _unstable(self, places: Sequence[TopicPartition]) -> bool:
+        """Tell whether a committed offset of the group waits for the end of a transaction, or it is not known."""
+        if places:
+            try:
+                committed_offsets(self._config, self._group, places, stable=True, seconds_max=UNSTABLE_S)
+            except KafkaException as exc:
+                if exc.args[0].code() != KafkaError._TIMED_OUT:
+                    raise
+                return True
+        return False

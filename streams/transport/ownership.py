@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from streams.errors import KafkaUnavailable
+from streams.transport.committed import committed_offsets
 from streams.transport.leftovers import Leftovers
 
 logger = logging.getLogger(__name__)
@@ -25,9 +26,11 @@ logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 ANSWER_S_MAX = 30.0
+ASK_S_MAX = 5.0  # one attempt: the next one, by a new client, may find a coordinator that this one waits for in vain
 RETRY_PAUSE_S = 0.05
 # The end of a transaction is being written, or the group's coordinator moves: the next moment knows better.
 PASSING = (
+    KafkaError._TIMED_OUT,
     KafkaError.UNSTABLE_OFFSET_COMMIT,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
@@ -58,7 +61,6 @@ class Ownership:
         self._config, self._group, self._own_id = dict(config), group, transactional_id
         self._leftovers = leftovers
         self._state_topics = state_topics
-        self._admin = AdminClient(self._config)
 
     def take(self, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
         """Close what dead owners left open in `partitions` and their state, and return their committed offsets.
@@ -92,27 +94,21 @@ class Ownership:
 
     def _alive(self) -> set[str]:
         def members() -> set[str]:
-            described = self._admin.describe_consumer_groups([self._group], request_timeout=ANSWER_S_MAX)
+            admin = AdminClient(self._config)  # an older one may go on asking a coordinator that it once knew
+            described = admin.describe_consumer_groups([self._group], request_timeout=ASK_S_MAX)
             return {member.client_id for member in described[self._group].result().members}
 
         return self._repeated("list of members", members)
 
     def _offsets(self, partitions: Sequence[TopicPartition], *, stable: bool) -> list[TopicPartition]:
-        wanted = [TopicPartition(tp.topic, tp.partition) for tp in partitions]
-
         def offsets() -> list[TopicPartition]:
-            futures = self._admin.list_consumer_group_offsets(
-                [ConsumerGroupTopicPartitions(self._group, wanted)],
-                require_stable=stable,
-                request_timeout=ANSWER_S_MAX,
-            )
-            found: list[TopicPartition] = futures[self._group].result().topic_partitions
+            found = committed_offsets(self._config, self._group, partitions, stable=stable, seconds_max=ASK_S_MAX)
             for tp in found:
                 if tp.error is not None:
                     raise KafkaException(tp.error)
             return found
 
-        return self._repeated("committed offsets", offsets)
+        return self._repeated("stable committed offsets" if stable else "committed offsets", offsets)
 
     def _repeated(self, what: str, ask: Callable[[], Answer]) -> Answer:
         """Ask until there is an answer, the error is none that passes, or ANSWER_S_MAX has."""
@@ -124,8 +120,6 @@ class Ownership:
                 error: KafkaError = exc.args[0]
                 if error.code() not in PASSING or time.monotonic() > deadline:
                     raise KafkaUnavailable(f"group {self._group}: no {what}: {error.str()}") from exc
-            if error.code() != KafkaError.UNSTABLE_OFFSET_COMMIT:
-                self._admin = AdminClient(self._config)  # the old one goes on asking the coordinator that it knows
             time.sleep(RETRY_PAUSE_S)
 
 

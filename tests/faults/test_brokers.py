@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from streams.kafka import EmbeddedKafka
 from streams.topics import DECISIONS
-from streams.transport.ownership import PASSING
+from streams.transport.coordinator import TransactionCoordinator
+from streams.transport.leftovers import Leftovers
+from streams.transport.ownership import PASSING, Ownership
 from tests.faults.conftest import SETTINGS, Form, LoneBroker, Report
 from tests.faults.proxy import ADD_PARTITIONS, END_TXN, PRODUCE, TXN_OFFSET_COMMIT
 from tests.faults.trial import Trial
@@ -175,6 +177,22 @@ def test_network(proxied: Trial, lone: LoneBroker, form: Form, report: Report) -
     load.stop()
     verdict = proxied.verdict(faults=rounds * 3 + proxy.cut)
     report("network: delay, reset, silence, lost answers", verdict, restarts=len(worker.codes))
+
+
+def test_a_lost_connection_does_not_hold_up_a_take_over(lone: LoneBroker) -> None:
+    """After one, librdkafka's client waits for the group's coordinator as it knew it, which it has itself dismissed."""
+    address = f"127.0.0.1:{lone.proxy.port}"
+    config = {"bootstrap.servers": address}
+    leftovers = Leftovers(config, "held-up", [], [], TransactionCoordinator(address, {}))
+    ownership = Ownership(config, "held-up", "worker", {}, leftovers)
+    took = []
+    for _ in range(2):
+        began = time.monotonic()
+        ownership.take([TopicPartition("held-up", 0)])
+        took.append(time.monotonic() - began)
+        lone.proxy.reset()
+        time.sleep(2.0)  # until the client has connected anew
+    assert max(took) < 10.0, took
 
 
 @contextmanager

@@ -44,11 +44,11 @@ def test_an_owner_is_read_as_it_was_claimed_and_foreign_words_do_no_harm(kafka: 
     ownership = Ownership(
         config, topic, "me", {}, Leftovers(config, topic, [], [topic], TransactionCoordinator(kafka, {}))
     )
+    taken = ownership.take([RdTopicPartition(topic, number) for number in range(count)])
+    assert [tp.offset for tp in taken] == [7] * count
     found = ownership._offsets([RdTopicPartition(topic, number) for number in range(count)], stable=False)
     assert [owner_in(tp) for tp in found[: len(owners)]] == owners
     assert all(owner_in(tp) in ("", *owners) or owner_in(tp).startswith(FOREIGN) for tp in found[len(owners) :])
-    taken = ownership.take([RdTopicPartition(topic, number) for number in range(count)])
-    assert [tp.offset for tp in taken] == [7] * count
 
 
 def test_a_worker_that_cannot_take_over_stops() -> None:

@@ -23,6 +23,7 @@ from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicPartiti
 import streams.checkpointer
 import streams.scoring
 import streams.state
+import streams.transport.committed
 import streams.transport.consumer
 import streams.transport.ownership
 import streams.transport.producer
@@ -386,6 +387,21 @@ class Consumer:
                 Clock.sleep(min(0.02, max(0.0, deadline - Scheduler.current.now)))
         return self._found.popleft()
 
+    def committed(self, partitions: Sequence[TopicPartition], timeout: float) -> list[Any]:
+        """As librdkafka: offsets that wait for the end of a transaction are asked for again."""
+        places, deadline = [(tp.topic, tp.partition) for tp in partitions], Scheduler.current.now + timeout
+        while (left := deadline - Scheduler.current.now) > 0:
+            try:
+                answer = self._broker.ask(
+                    self._process, lambda: self._broker.fetch_offsets(places, self._committed), left
+                )
+            except TimeoutError:
+                break
+            if not any(isinstance(found, Refused) for found in answer.values()):
+                return [_offset(place, found) for place, found in answer.items()]
+            Clock.sleep(min(RETRY_S, left))
+        raise error("_TIMED_OUT", retriable=True)
+
     def consume(self, count_max: int, timeout: float) -> list[Message]:
         return [self._found.popleft() for _ in range(min(count_max, len(self._found)))]
 
@@ -422,18 +438,6 @@ class AdminClient:
 
         return {group: Result(lambda: self._call(members, request_timeout)) for group in groups}
 
-    def list_consumer_group_offsets(
-        self, requests: Sequence[Any], require_stable: bool, request_timeout: float
-    ) -> dict[str, Result]:
-        (request,) = requests
-        places = [(tp.topic, tp.partition) for tp in request.topic_partitions]
-
-        def offsets() -> Any:
-            answer = self._call(lambda: self._broker.fetch_offsets(places, require_stable), request_timeout)
-            return SimpleNamespace(topic_partitions=[_offset(place, found) for place, found in answer.items()])
-
-        return {request.group_id: Result(offsets)}
-
 
 def _as_read(written: str) -> str:
     """As librdkafka hands metadata over: until the first NUL, which may lie beyond what was written."""
@@ -441,15 +445,9 @@ def _as_read(written: str) -> str:
     return text if nul or not text else f"{text} and what lay behind it"
 
 
-def _offset(place: Place, found: tuple[int, str] | Refused) -> Any:
-    refused = isinstance(found, Refused)
-    return SimpleNamespace(
-        topic=place[0],
-        partition=place[1],
-        offset=-1001 if isinstance(found, Refused) else found[0],
-        metadata=None if isinstance(found, Refused) else _as_read(found[1]),
-        error=error(found.name).args[0] if refused else None,  # type: ignore[union-attr]
-    )
+def _offset(place: Place, found: tuple[int, str]) -> Any:
+    offset, metadata = found
+    return SimpleNamespace(topic=place[0], partition=place[1], offset=offset, metadata=_as_read(metadata), error=None)
 
 
 @contextmanager
@@ -459,8 +457,9 @@ def simulated_world() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (transport.producer, transport.state_writer):
             patch.setattr(module, "RdProducer", Producer)
-        patch.setattr(transport.reader, "Consumer", Consumer)
-        for module in (transport.reader, transport.ownership, transport.leftovers):
+        for module in (transport.reader, transport.committed):
+            patch.setattr(module, "Consumer", Consumer)
+        for module in (transport.reader, transport.ownership):
             patch.setattr(module, "AdminClient", AdminClient)
         for module in (
             transport.consumer, transport.flow, transport.hang_watch, transport.leftovers, transport.record_batch,

@@ -12,7 +12,7 @@ from typing import Any
 
 from faust.types import TP
 
-from streams.errors import ClientHangs, DeliveryFailed, NotAllowed
+from streams.errors import ClientHangs, DeliveryFailed
 from streams.metrics import Metrics
 from streams.scoring import Device
 from streams.state import Snapshot, StateTable
@@ -90,8 +90,6 @@ class Checkpointer:
                 self._pool, self._send, table, snapshot, member, deadline
             )
             written = True
-        except NotAllowed:
-            raise
         except DeliveryFailed as exc:
             logger.warning("%s; the next checkpoint carries every row", exc)
             return 0

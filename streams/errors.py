@@ -21,7 +21,7 @@ class DeliveryFailed(StreamsError):
     """The broker did not confirm an output. Its input's offset is never committed."""
 
 
-class NotAllowed(DeliveryFailed):
+class NotAllowed(StreamsError):
     """The cluster does not allow this user what it has to do: trying again changes nothing."""
 
 

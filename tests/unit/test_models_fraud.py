@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from models.fraud import REASON_GROUPS, FraudModel
 from models.runner import BASELINE, OTHER, FraudRunner, resolve_device, resolve_dtype
 from models.training.fraud import measure
 from models.training.simulator import DAY_MS, simulate_payments
+from tests.support.processor_time import in_matrix_products
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -93,14 +93,9 @@ def test_chunks_of_another_size_give_nearly_the_same_scores(fresh):
         np.testing.assert_allclose(small.score(features), plain.score(features), rtol=1e-4, atol=1e-6)
 
 
-def test_batch_of_1024_is_scored_in_two_milliseconds_of_one_thread(runner, fresh):
-    """The best of twenty runs, in processor time, so that a busy machine does not count."""
-    spent_ms = []
-    for _ in range(20):
-        start = time.thread_time()
-        runner.score(fresh[1][:1024])
-        spent_ms.append(1e3 * (time.thread_time() - start))
-    assert min(spent_ms) < 2
+def test_batch_of_1024_is_scored_in_the_time_of_one_and_a_half_matrix_products(runner, fresh):
+    """0.9 are usual, 1.2 ms on a Zen 4; twice the work fails."""
+    assert in_matrix_products(lambda: runner.score(fresh[1][:1024])) < 1.5
 
 
 def test_no_rows_give_no_scores(runner):

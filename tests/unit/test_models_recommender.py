@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from itertools import pairwise
 
 import numpy as np
@@ -17,6 +16,7 @@ from models.recommender import RecommenderModel, Vocabulary
 from models.runner import NEIGHBOURS, PARTS, POPULAR, SEQUENCE, RecommenderRunner, left_aligned
 from models.training.recommender import examples_of, hits, sessions_of
 from models.training.simulator import simulate_clicks
+from tests.support.processor_time import in_matrix_products
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -182,14 +182,9 @@ def test_slate_ends_where_unseen_items_end(tiny):
     assert np.isfinite(slates.scores).all()
 
 
-def test_one_session_is_answered_in_five_milliseconds_of_one_thread(runner):
-    """The best of twenty runs, in processor time, so that a busy machine does not count."""
-    spent_ms = []
-    for _ in range(20):
-        start = time.thread_time()
-        runner.recommend(row(4, 8, 15), 20)
-        spent_ms.append(1e3 * (time.thread_time() - start))
-    assert min(spent_ms) < 5
+def test_one_session_is_answered_in_the_time_of_two_matrix_products(runner):
+    """0.6 are usual, 0.8 ms on a Zen 4."""
+    assert in_matrix_products(lambda: runner.recommend(row(4, 8, 15), 20)) < 2
 
 
 def test_no_sessions_give_no_slates(runner):

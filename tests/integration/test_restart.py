@@ -97,10 +97,9 @@ def test_a_standby_takes_over_from_its_files(bench: Bench) -> None:
     records, labels = payments(9_000)
     bench.produce_json("transaction-labels", "card_id", labels)
     folders = [bench.folder / f"machine-{slot}" for slot in range(2)]
-    first, second = (
-        bench.start(slot, checkpoint_files="all", state_dir=folder).wait_until_ready()
-        for slot, folder in enumerate(folders)
-    )
+    first, second = (bench.start(slot, checkpoint_files="all", state_dir=folder) for slot, folder in enumerate(folders))
+    for worker in (first, second):
+        worker.wait_until_ready()
     send(bench, records[:6_000], 6_000)
     for folder in folders:
         wait_until_kept(bench, folder)

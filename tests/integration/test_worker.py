@@ -154,15 +154,15 @@ def test_nothing_is_lost_through_kills_and_rebalances(bench: Bench) -> None:
 
     Exactly once goes through far more of it, in tests/faults.
     """
-    records, labels = payments(200_000)
-    bench.produce_json("transaction-labels", "card_id", labels[:60_000])
+    records, labels = payments(60_000)
+    bench.produce_json("transaction-labels", "card_id", labels)
     sent, enough = 0, threading.Event()
 
     def traffic() -> None:
         nonlocal sent
         while sent < len(records) and not enough.wait(0.2):
-            bench.produce_json("transactions", "card_id", records[sent : sent + 250])
-            sent += 250
+            bench.produce_json("transactions", "card_id", records[sent : sent + 500])
+            sent += 500
 
     load = threading.Thread(target=traffic)
     first = bench.start(0).wait_until_ready()

@@ -180,6 +180,7 @@ def test_nothing_is_lost_through_kills_and_rebalances(bench: Bench) -> None:
     finally:
         enough.set()
         load.join()
+    assert sent < len(records), "the load ended before the last start: raise the number of payments"
 
     def all_decided() -> bool:
         return len({d["transaction_id"] for d in bench.read_json("fraud-decisions")}) >= sent

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.artifacts import Artifact, default_artifact, load_artifact
-from models.blending import Blend, largest
 from models.errors import FeatureMismatch, ModelError
 from models.features.clicks import NewItems
 from models.features.payments import FRAUD_FEATURES
-from models.fraud import FraudModel, reason_groups, thresholds
-from models.recommender import RecommenderModel, Vocabulary
+from models.fraud.network import FraudModel, reason_groups, thresholds
+from models.recommender.blend import Blend, largest
+from models.recommender.network import RecommenderModel, Vocabulary
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]

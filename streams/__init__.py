@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streams.application import Application
+    from streams.worker.application import Application
 
     app: Application
 
@@ -17,8 +17,8 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name == "app":
-        from streams.application import create_app
         from streams.errors import StreamsError
+        from streams.worker.application import create_app
 
         try:
             globals()["app"] = application = create_app()

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from models.errors import EvaluationError
 from models.features.terminals import DAY_MS, LABEL_DELAY_MS
-from models.training.metrics import auc, average_precision, calibration_error
+from models.metrics import auc, average_precision, calibration_error
 from models.training.reproducible import date
 
 WEEK_DAYS: Final = 7

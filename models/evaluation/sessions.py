@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import EvaluationError
-from models.recommender import Vocabulary
+from models.recommender.network import Vocabulary
 from models.runner import Int32, Part, RecommenderRunner
 from models.training.reproducible import Progress
 

@@ -15,15 +15,15 @@ from models.errors import TrainingDataError
 from models.features.cards import CardHistory
 from models.features.payments import FRAUD_FEATURES, PaymentFeatures, replay
 from models.features.terminals import LABEL_DELAY_MS, TerminalHistory
-from models.fraud import REASON_GROUPS, FraudModel
-from models.runner import FraudRunner
-from models.training.metrics import (
+from models.fraud.network import REASON_GROUPS, FraudModel
+from models.metrics import (
     auc,
     average_precision,
     calibration_error,
     threshold_of_precision,
     threshold_of_share,
 )
+from models.runner import FraudRunner
 from models.training.model_card import fraud_card
 from models.training.reproducible import Progress, date, reproducible, silent, versions
 from models.training.simulator import DAY_MS, simulate_payments

@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from models.artifacts import Artifact, save_artifact
-from models.blending import LONGER_THAN, Blend, NeighbourSettings, PastSessions
 from models.errors import TrainingDataError
 from models.features.sessions import IDLE_MS
-from models.recommender import RecommenderModel, Vocabulary
+from models.recommender.blend import LONGER_THAN, Blend, NeighbourSettings, PastSessions
+from models.recommender.network import RecommenderModel, Vocabulary
 from models.runner import CANDIDATES, Looking, RecommenderRunner
 from models.training.model_card import recommender_card
 from models.training.reproducible import Progress, reproducible, silent, versions

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.recommender import RecommenderModel
+from models.recommender.network import RecommenderModel
 
 WIDTH: Final = 100
 HEADS: Final = 4

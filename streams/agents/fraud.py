@@ -15,22 +15,22 @@ from models.features.history import HistoryGroup
 from models.features.payments import FRAUD_FEATURES, PaymentFeatures
 from models.features.seen import SeenRecords
 from models.runner import FraudRunner
-from streams.codecs import Limits, Transactions, decode_transactions
-from streams.events import Headers, Reason
-from streams.failover import Failover
-from streams.isolation import set_aside
-from streams.label_log import LabelLog
-from streams.metrics import Metrics
-from streams.policy import APPROVE, DECISIONS, Rules, Thresholds, Verdicts, confidence
-from streams.publishing import ModelName, Publisher, Timing, encode_decisions
-from streams.state import StateTable
-from streams.topics import DECISIONS as DECISIONS_TOPIC
-from streams.topics import TRANSACTIONS
-from streams.transport.producer import Outputs
+from streams.contract.decoding import Limits, Transactions, decode_transactions
+from streams.contract.events import Headers, Reason
+from streams.contract.topics import DECISIONS as DECISIONS_TOPIC
+from streams.contract.topics import TRANSACTIONS
+from streams.engine.failover import Failover
+from streams.engine.isolation import set_aside
+from streams.engine.metrics import Metrics
+from streams.engine.publishing import ModelName, Publisher, Timing, encode_decisions
+from streams.policy.verdicts import APPROVE, DECISIONS, Rules, Thresholds, Verdicts, confidence
+from streams.state.label_log import LabelLog
+from streams.state.table import StateTable
+from streams.transport.outputs.producer import Outputs
 from streams.transport.record_batch import RecordBatch
 
 if TYPE_CHECKING:
-    from streams.application import Application
+    from streams.worker.application import Application
 
 
 def fraud_agent(app: Application) -> None:

@@ -9,18 +9,18 @@ import numpy as np
 
 from models.features.seen import SeenRecords
 from models.features.terminals import TerminalHistory
-from streams.codecs import Labels, Limits, decode_labels
-from streams.metrics import Metrics
-from streams.publishing import Publisher
-from streams.topics import DAY_MS, LABELS
-from streams.transport.producer import Outputs
+from streams.contract.decoding import Labels, Limits, decode_labels
+from streams.contract.topics import DAY_MS, LABELS
+from streams.engine.metrics import Metrics
+from streams.engine.publishing import Publisher
+from streams.transport.outputs.producer import Outputs
 from streams.transport.record_batch import RecordBatch
 
 # As long as the topic keeps labels: a worker that starts reads all of them, and comes to the same history.
 DUPLICATES_HORIZON_MS = 90 * DAY_MS
 
 if TYPE_CHECKING:
-    from streams.application import Application
+    from streams.worker.application import Application
 
 
 def labels_agent(app: Application) -> None:

@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 from models.features.clicks import ClickHistory, NewItems
 from models.features.seen import SeenRecords
 from models.runner import RecommenderRunner, Slates
-from streams.codecs import Clicks, Limits, decode_clicks
-from streams.events import Headers
-from streams.failover import Failover
-from streams.isolation import set_aside
-from streams.metrics import Metrics
-from streams.publishing import ModelName, Publisher, Timing, encode_recommendations
-from streams.state import StateTable
-from streams.topics import CLICKSTREAM, RECOMMENDATIONS
-from streams.transport.producer import Outputs
+from streams.contract.decoding import Clicks, Limits, decode_clicks
+from streams.contract.events import Headers
+from streams.contract.topics import CLICKSTREAM, RECOMMENDATIONS
+from streams.engine.failover import Failover
+from streams.engine.isolation import set_aside
+from streams.engine.metrics import Metrics
+from streams.engine.publishing import ModelName, Publisher, Timing, encode_recommendations
+from streams.state.table import StateTable
+from streams.transport.outputs.producer import Outputs
 from streams.transport.record_batch import RecordBatch
 
 if TYPE_CHECKING:
-    from streams.application import Application
+    from streams.worker.application import Application
 
 
 def recommendations_agent(app: Application) -> None:

@@ -12,10 +12,10 @@ from confluent_kafka.admin import NewTopic
 
 from streams.benchmark.cluster import LOG_APPEND_TIME, fresh_topics
 from streams.benchmark.engine import Launch, System, versions_of
+from streams.contract.topics import ALL, DECISIONS, TRANSACTIONS
 from streams.kafka import EmbeddedKafka
-from streams.kafka.processes import free_ports
+from streams.processes.identity import free_ports
 from streams.settings import Settings, load_settings
-from streams.topics import ALL, DECISIONS, TRANSACTIONS
 
 PARTS = ("streams", "faust-streaming", "aiokafka", "confluent-kafka", "torch", "numpy", "numba", "orjson", "msgspec")
 

@@ -14,8 +14,8 @@ from streams.benchmark import BenchmarkError, System, run_latency, run_throughpu
 from streams.benchmark.engine import new_run
 from streams.benchmark.traffic import CARDS
 from streams.benchmark.worker import cluster_of_run, prepare_worker, worker_system
+from streams.clients.connection import QUIET, connect
 from streams.commands.parameters import FiniteRange
-from streams.connection import QUIET, connect
 
 Row = dict[str, Any]
 

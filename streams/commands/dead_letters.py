@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Final
 import click
 import msgspec
 
-from streams.commands.decoded import Decoded, place, printable
+from streams.clients.decoded import Decoded, place, printable
+from streams.contract.events import FAILED_AT, DeadLetter
+from streams.contract.topics import ALL, DEAD_LETTERS
 from streams.errors import StreamsError
-from streams.events import FAILED_AT, DeadLetter
 from streams.settings import Settings, load_settings
-from streams.topics import ALL, DEAD_LETTERS
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
 
-    from streams.commands.delivery import Delivery
+    from streams.clients.event_producer import Delivery
 
 REPLAYED_FROM: Final = "replayed-from"
 UNMARKED_MAX: Final = 1_000  # each block waits once for the broker; an interrupt repeats at most one
@@ -97,9 +97,9 @@ def replay(code: tuple[str, ...], topic: str | None, limit: int | None, dry_run:
       streams dead-letters replay --topic transactions --code out-of-range --dry-run
       streams dead-letters replay --limit 1
     """
-    from streams.commands.cluster import require_topics
-    from streams.commands.delivery import Delivery, Headers
-    from streams.connection import connect
+    from streams.clients.cluster import require_topics
+    from streams.clients.connection import connect
+    from streams.clients.event_producer import Delivery, Headers
 
     settings = load_settings()
     known = {declared.name for declared in ALL}
@@ -153,7 +153,7 @@ def _mark(letters: Sequence[Message], delivery: Delivery) -> None:
 
 def _replayed(settings: Settings) -> set[str]:
     """Return the places of the letters that are marked as replayed."""
-    from streams.commands.topic_reader import TopicReader
+    from streams.clients.topic_reader import TopicReader
 
     with closing(TopicReader(settings, [DEAD_LETTERS.name], from_beginning=True)) as reader:
         records = chain.from_iterable(reader.until_end())
@@ -181,7 +181,7 @@ def _read(
     replayed: Container[str] = (),
 ) -> Iterator[tuple[Message, DeadLetter]]:
     """Yield the dead letters that match and are not `replayed`; say on stderr what else is on the topic."""
-    from streams.commands.topic_reader import TopicReader
+    from streams.clients.topic_reader import TopicReader
 
     left = limit
     letters = Decoded(_parsed, "dead letters")

@@ -18,11 +18,11 @@ from streams.commands.parameters import RATE_MAX, SEED, FiniteRange
 from streams.errors import StreamsError
 
 if TYPE_CHECKING:
-    from streams.commands.delivery import Delivery
+    from streams.clients.event_producer import Delivery
     from streams.commands.demo_tally import Tally
     from streams.commands.demo_view import DemoView
-    from streams.commands.replay import Replay
-    from streams.commands.worker_pool import WorkerPool
+    from streams.processes.worker_pool import WorkerPool
+    from streams.replaying.pacing import Replay
     from streams.settings import Settings
 
 DAY_MS: Final = 86_400_000
@@ -114,12 +114,12 @@ def _ended_in_order() -> Iterator[None]:
 def _demo(settings: Settings, duration: float, rate: float, workers: int, history_days: int, seed: int) -> None:
     from rich.console import Console
 
+    from streams.clients.connection import connect
     from streams.commands.demo_tally import Tally
     from streams.commands.demo_view import DemoView
     from streams.commands.topics import create_topics
-    from streams.commands.worker_pool import WorkerPool
-    from streams.connection import connect
     from streams.kafka import EmbeddedKafka
+    from streams.processes.worker_pool import WorkerPool
     from streams.settings import load_settings
 
     console = Console()
@@ -165,10 +165,10 @@ def _run(
     seed: int,
 ) -> bool:
     """Send and show until the time is over; return whether Ctrl-C came first."""
-    from streams.commands import simulated
-    from streams.commands.delivery import Delivery
-    from streams.commands.replay import Pace, Replay
-    from streams.topics import CLICKSTREAM, TRANSACTIONS
+    from streams.clients.event_producer import Delivery
+    from streams.contract.topics import CLICKSTREAM, TRANSACTIONS
+    from streams.replaying import simulated
+    from streams.replaying.pacing import Pace, Replay
 
     with _reading(settings, tally), Delivery(settings, linger_ms=1.0) as delivery:
         pace = Pace(rate=rate / 2, history_until=simulated.START_MS + history_days * DAY_MS)
@@ -220,7 +220,7 @@ class _Traffic:
 
     def turn(self, replays: Sequence[Replay], phase: str) -> None:
         """Send what is due, or wait a moment."""
-        from streams.commands.replay import TICK_S
+        from streams.replaying.pacing import TICK_S
 
         sent = 0
         if self._tally.pending < WAITING_MAX:
@@ -236,7 +236,7 @@ class _Traffic:
 
     def send_invalid(self, elapsed_s: float) -> None:
         """Send an invalid payment every INVALID_S."""
-        from streams.topics import TRANSACTIONS
+        from streams.contract.topics import TRANSACTIONS
 
         if elapsed_s >= (self._invalid_sent + 1) * INVALID_S:
             value = INVALID[self._invalid_sent % len(INVALID)]
@@ -256,8 +256,8 @@ class _Traffic:
 @contextmanager
 def _reading(settings: Settings, tally: Tally) -> Iterator[None]:
     """Read the outputs in a thread: an answer is timed when it is in hand, not when the sender finds time."""
-    from streams.commands.topic_reader import TopicReader
-    from streams.topics import OUTPUTS
+    from streams.clients.topic_reader import TopicReader
+    from streams.contract.topics import OUTPUTS
 
     over = threading.Event()
     failures: list[StreamsError] = []
@@ -288,7 +288,7 @@ def _summarise(tally: Tally) -> None:
         StreamsError: an event has no answer.
     """
     from streams.commands.watch import COLOURS
-    from streams.topics import CLICKSTREAM, TRANSACTIONS
+    from streams.contract.topics import CLICKSTREAM, TRANSACTIONS
 
     p50, p99, p999 = (
         "-" if value is None else f"{value:.1f}" for value in tally.latencies.percentiles(0.5, 0.99, 0.999)

@@ -11,10 +11,10 @@ from typing import Final
 import msgspec
 from confluent_kafka import Message
 
-from streams.commands.decoded import Decoded
-from streams.commands.event_files import Slice
-from streams.events import DeadLetter, Decision, Recommendation
-from streams.topics import CLICKSTREAM, DEAD_LETTERS, DECISIONS, RECOMMENDATIONS, TRANSACTIONS
+from streams.clients.decoded import Decoded
+from streams.contract.events import DeadLetter, Decision, Recommendation
+from streams.contract.topics import CLICKSTREAM, DEAD_LETTERS, DECISIONS, RECOMMENDATIONS, TRANSACTIONS
+from streams.replaying.event_files import Slice
 
 LATEST: Final = 8
 WINDOW_S: Final = 5.0

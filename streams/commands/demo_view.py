@@ -17,7 +17,7 @@ from rich.text import Text
 
 from streams.commands.demo_tally import Tally
 from streams.commands.watch import COLOURS, score_text, strategy_text, strongest_reasons
-from streams.events import DeadLetter, Decision, Recommendation
+from streams.contract.events import DeadLetter, Decision, Recommendation
 
 REFRESH_S: Final = 0.25
 LINE_S: Final = 5.0

@@ -14,8 +14,8 @@ from streams.commands.parameters import SEED, Pairs, merged
 from streams.commands.progress import stages
 
 if TYPE_CHECKING:
-    from streams.commands.evaluate_fraud import FraudEvaluation
-    from streams.commands.evaluate_recommender import RecommenderEvaluation
+    from streams.judging.fraud import FraudEvaluation
+    from streams.judging.recommender import RecommenderEvaluation
 
 NONE: Final = "none"
 BASELINES: Final = ("logistic-regression", "random-forest", "xgboost")
@@ -135,7 +135,7 @@ def fraud(
     if book_features is not None and not baselines:
         raise click.UsageError("--book-features: only with --baselines")
     _refuse_output_of_artifact(artifact, output)
-    from streams.commands.evaluate_fraud import FraudEvaluation
+    from streams.judging.fraud import FraudEvaluation
 
     first = int(test_from.replace(tzinfo=UTC).timestamp() * 1000)
     with stages() as tell:
@@ -190,7 +190,7 @@ def recommender(
     if artifact is not None and test_file is None:
         raise click.UsageError("--artifact: needs --test FILE, sessions that it was not trained on")
     _refuse_output_of_artifact(artifact, output)
-    from streams.commands.evaluate_recommender import RecommenderEvaluation
+    from streams.judging.recommender import RecommenderEvaluation
 
     evaluation = RecommenderEvaluation(train_file, test_file, examples)
     with stages() as tell:

@@ -14,8 +14,8 @@ import click
 from streams.commands.parameters import RATE_MAX, SEED, Duration, FiniteRange, Pairs, merged
 
 if TYPE_CHECKING:
-    from streams.commands.delivery import Delivery
-    from streams.commands.replay import Replay
+    from streams.clients.event_producer import Delivery
+    from streams.replaying.pacing import Replay
 
 SIMULATE: Final = "simulate"
 
@@ -138,13 +138,13 @@ def _produce_file(
     limit: int | None,
     order: str,
 ) -> None:
-    from streams.commands.cluster import require_topics
-    from streams.commands.delivery import Delivery
-    from streams.commands.event_files import EventFile
-    from streams.commands.replay import Pace, Replay
-    from streams.connection import connect
+    from streams.clients.cluster import require_topics
+    from streams.clients.connection import connect
+    from streams.clients.event_producer import Delivery
+    from streams.contract.topics import ALL, LABELS
+    from streams.replaying.event_files import EventFile
+    from streams.replaying.pacing import Pace, Replay
     from streams.settings import load_settings
-    from streams.topics import ALL, LABELS
 
     settings = load_settings()
     topic = next(t for t in ALL if t.name == topic_name)
@@ -172,13 +172,13 @@ def _produce_file(
 def _produce_simulated(
     topic_name: str | None, label_delay_ms: int, rate: float | None, speedup: float | None, limit: int | None, seed: int
 ) -> None:
-    from streams.commands import simulated
-    from streams.commands.cluster import require_topics
-    from streams.commands.delivery import Delivery
-    from streams.commands.replay import Pace, Replay
-    from streams.connection import connect
+    from streams.clients.cluster import require_topics
+    from streams.clients.connection import connect
+    from streams.clients.event_producer import Delivery
+    from streams.contract.topics import CLICKSTREAM, LABELS, TRANSACTIONS
+    from streams.replaying import simulated
+    from streams.replaying.pacing import Pace, Replay
     from streams.settings import load_settings
-    from streams.topics import CLICKSTREAM, LABELS, TRANSACTIONS
 
     settings = load_settings()
     chosen = [t for t in (TRANSACTIONS, CLICKSTREAM) if topic_name in (None, t.name)]
@@ -199,7 +199,7 @@ def _produce_simulated(
 
 
 def _run(replays: list[Replay], delivery: Delivery, total: int | None) -> None:
-    from streams.commands.replay import run
+    from streams.replaying.pacing import run
 
     started = time.monotonic()
     try:

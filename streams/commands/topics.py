@@ -12,11 +12,11 @@ import click
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
-from streams.commands.cluster import offset_ranges, partition_counts, reading_consumer, require_topics
-from streams.connection import ANSWER_S_MAX, connect
+from streams.clients.cluster import offset_ranges, partition_counts, reading_consumer, require_topics
+from streams.clients.connection import ANSWER_S_MAX, connect
+from streams.contract.topics import ALL, TRANSACTIONS, Topic
 from streams.errors import KafkaUnavailable
 from streams.settings import Settings, load_settings
-from streams.topics import ALL, TRANSACTIONS, Topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ def schemas(folder: Path) -> None:
     Example:
       streams topics schemas config
     """
-    from streams.schemas import write_schemas
+    from streams.contract.documents import write_schemas
 
     for path in write_schemas(folder):
         click.echo(str(path))

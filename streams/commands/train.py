@@ -74,8 +74,8 @@ def fraud(
     if file is not None and (not labels or payments is not None):
         raise click.UsageError("--file: needs --labels COLUMN, and no --payments")
     from models.training.fraud import train as train_fraud
-    from streams.commands.event_files import read_events
-    from streams.topics import TRANSACTIONS
+    from streams.contract.topics import TRANSACTIONS
+    from streams.replaying.event_files import read_events
 
     options: dict[str, Any] = {"seed": seed} if payments is None else {"seed": seed, "payments": payments}
     if file is not None:
@@ -111,8 +111,8 @@ def recommender(
     from models.evaluation.sessions import read_sessions
     from models.training.recommender import train as train_recommender
     from models.training.recommender import train_sessions
-    from streams.commands.event_files import read_events
-    from streams.topics import CLICKSTREAM
+    from streams.contract.topics import CLICKSTREAM
+    from streams.replaying.event_files import read_events
 
     if file is not None and file.suffix == ".npz":
         sessions = read_sessions(file)

@@ -13,11 +13,11 @@ import click
 import msgspec
 import orjson
 
-from streams.commands.decoded import Decoded, printable
+from streams.clients.decoded import Decoded, printable
 from streams.commands.parameters import FiniteRange
-from streams.events import DeadLetter, Decision, Recommendation
+from streams.contract.events import DeadLetter, Decision, Recommendation
+from streams.contract.topics import DEAD_LETTERS, DECISIONS, LABELS, RECOMMENDATIONS
 from streams.settings import load_settings
-from streams.topics import DEAD_LETTERS, DECISIONS, LABELS, RECOMMENDATIONS
 
 COLOURS = {"approve": "green", "review": "yellow", "decline": "red"}
 ITEMS_SHOWN = 5
@@ -217,7 +217,7 @@ def _print(
     limit: int | None,
     as_json: bool,
 ) -> None:
-    from streams.commands.topic_reader import TopicReader
+    from streams.clients.topic_reader import TopicReader
 
     left = limit
     decoded = Decoded(msgspec.json.Decoder(schema).decode, kind)
@@ -237,8 +237,8 @@ def _print(
 
 
 def _summary(labels: Path | None, label_column: str, id_column: str, as_json: bool) -> None:
-    from streams.commands.score_summary import Labelled, Scored, ScoreSummary, read_labels
-    from streams.commands.topic_reader import TopicReader
+    from streams.clients.topic_reader import TopicReader
+    from streams.judging.score_summary import Labelled, Scored, ScoreSummary, read_labels
 
     settings = load_settings()
     started = time.monotonic()

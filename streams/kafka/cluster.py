@@ -22,9 +22,10 @@ from typing import Self
 import msgspec
 
 from streams.errors import KafkaUnavailable, SettingsError
-from streams.kafka import properties, supervisor
+from streams.kafka import properties
 from streams.kafka.distribution import ensure_jars, java
-from streams.kafka.processes import ProcessId, free_ports, port_holder, port_is_free
+from streams.processes import supervisor
+from streams.processes.identity import ProcessId, free_ports, port_holder, port_is_free
 
 RECORD = "broker.json"
 

@@ -8,7 +8,7 @@ import aiokafka
 from faust.transport.drivers import aiokafka as driver
 
 from streams.transport.consumer import Consumer
-from streams.transport.producer import Producer
+from streams.transport.outputs.producer import Producer
 
 
 class Transport(driver.Transport):

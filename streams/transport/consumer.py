@@ -26,11 +26,11 @@ from faust.types import TP, ConsumerMessage, Message
 from mode.services import Service
 from mode.utils.futures import maybe_async
 
-from streams.checkpoint import OffsetTracker
 from streams.errors import KafkaUnavailable, OutOfOrder
 from streams.transport.fetched_records import FetchedRecords
 from streams.transport.flow import Flow
-from streams.transport.group_member import GroupMember
+from streams.transport.offsets import OffsetTracker
+from streams.transport.ownership.group_member import GroupMember
 from streams.transport.pace import FLOW_ENDS_S, IDLE, FetchPace, Patience
 from streams.transport.record_batch import BatchSchema, Fetch, RecordBatch, RecordSpan
 

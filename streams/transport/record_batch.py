@@ -10,7 +10,7 @@ from typing import Any
 import faust
 from faust.types import TP
 
-from streams.events import Headers
+from streams.contract.events import Headers
 
 
 @dataclass(slots=True, eq=False)

@@ -30,7 +30,7 @@ from streams.benchmark import BenchmarkError, Launch, System, run_latency, run_t
 from streams.benchmark.cluster import LOG_APPEND_TIME, fresh_topics, remove_topics
 from streams.benchmark.engine import new_run
 from streams.benchmark.worker import cluster_of_run, prepare_worker, worker_system
-from streams.connection import QUIET
+from streams.clients.connection import QUIET
 from streams.settings import Settings
 
 SCRIPTS = Path(__file__).parent / "peers"

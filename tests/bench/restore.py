@@ -22,17 +22,17 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from faust.types import TP
 
 from streams.agents.fraud import CardReplay, CardState
-from streams.codecs import Limits
-from streams.connection import QUIET
+from streams.clients.connection import QUIET
+from streams.clients.log_reader import LogReader
+from streams.contract.decoding import Limits
+from streams.contract.topics import TRANSACTIONS, state_topic
 from streams.kafka import EmbeddedKafka
-from streams.mirror import READ_RECORDS_MAX, Mirror
-from streams.replica import MARKER, ROW
 from streams.settings import load_settings
-from streams.state import Marker, StateTable
-from streams.topics import TRANSACTIONS, state_topic
-from streams.transport.reader import LogReader
+from streams.state.mirror import READ_RECORDS_MAX, Mirror
+from streams.state.replica import MARKER, ROW
+from streams.state.table import Marker, StateTable
 from streams.transport.record_batch import RecordBatch
-from streams.worker import warm_up_kernels
+from streams.worker.worker import warm_up_kernels
 
 PARTITIONS = 4
 DAY_MS = 86_400_000

@@ -14,7 +14,7 @@ import yaml
 from prometheus_client import Histogram
 
 from streams.commands import main
-from streams.metrics import Metrics
+from streams.engine.metrics import Metrics
 from streams.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]

@@ -14,10 +14,10 @@ from typing import Any
 import click
 import pytest
 
-from streams.codecs import REJECTION_CODES, Limits, decode_transactions
 from streams.commands import main
+from streams.contract.decoding import REJECTION_CODES, Limits, decode_transactions
+from streams.contract.topics import ALL
 from streams.settings import Settings, load_settings
-from streams.topics import ALL
 from tests.support.settings_docs import README, ROOT, SETTINGS_FILE, UNFIXED, settings_file, with_table
 
 TEXT = README.read_text()

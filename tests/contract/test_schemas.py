@@ -13,12 +13,21 @@ import yaml
 from hypothesis import given, settings
 from jsonschema import Draft202012Validator, ValidationError
 
-from streams.codecs import REJECTION_CODES, Limits, decode_clicks, decode_labels, decode_transactions
-from streams.events import AMOUNT_MAX, EVENT_TIME_MS_MAX, EVENT_TIME_MS_MIN, Decision, Reason, Recommendation
-from streams.publishing import ModelName, Timing, encode_decisions, encode_recommendations
-from streams.schemas import EXAMPLES, asyncapi, json_schema, write_schemas
+from streams.contract.decoding import REJECTION_CODES, Limits, decode_clicks, decode_labels, decode_transactions
+from streams.contract.documents import EXAMPLES, asyncapi, json_schema, write_schemas
+from streams.contract.events import AMOUNT_MAX, EVENT_TIME_MS_MAX, EVENT_TIME_MS_MIN, Decision, Reason, Recommendation
+from streams.contract.topics import (
+    CLICKSTREAM,
+    DECISIONS,
+    INPUTS,
+    LABELS,
+    OUTPUTS,
+    RECOMMENDATIONS,
+    TRANSACTIONS,
+    Topic,
+)
+from streams.engine.publishing import ModelName, Timing, encode_decisions, encode_recommendations
 from streams.settings import Settings
-from streams.topics import CLICKSTREAM, DECISIONS, INPUTS, LABELS, OUTPUTS, RECOMMENDATIONS, TRANSACTIONS, Topic
 
 CONFIG = Path(__file__).parents[2] / "config"
 PUBLIC = INPUTS + OUTPUTS

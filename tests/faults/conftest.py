@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 import pytest
 
 from streams.kafka import EmbeddedKafka
-from streams.kafka.processes import free_ports
+from streams.processes.identity import free_ports
 from tests.faults.checker import Verdict
 from tests.faults.proxy import Proxy
 from tests.faults.report import Row, markdown, write

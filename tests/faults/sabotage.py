@@ -28,11 +28,14 @@ import numpy as np
 from confluent_kafka import KafkaException, TopicPartition
 
 from models.runner import FraudRunner
-from streams import scoring
 from streams.agents.fraud import CardReplay, FraudJob
-from streams.state import StateTable
-from streams.topics import TRANSACTIONS
-from streams.transport import consumer, ownership, producer, state_writer, transactions
+from streams.contract.topics import TRANSACTIONS
+from streams.engine import pipeline as scoring
+from streams.state import writer as state_writer
+from streams.state.table import StateTable
+from streams.transport import consumer
+from streams.transport.outputs import producer, transactions
+from streams.transport.ownership import ownership
 
 SLOW_S_MIN = 0.2
 HELD = "the slow head is being decided"  # in the worker's log

@@ -14,11 +14,11 @@ import pytest
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from streams.contract.topics import DECISIONS
 from streams.kafka import EmbeddedKafka
-from streams.topics import DECISIONS
-from streams.transport.coordinator import TransactionCoordinator
-from streams.transport.leftovers import Leftovers
-from streams.transport.ownership import PASSING, Ownership
+from streams.transport.ownership.coordinator import TransactionCoordinator
+from streams.transport.ownership.leftovers import Leftovers
+from streams.transport.ownership.ownership import PASSING, Ownership
 from tests.faults.conftest import SETTINGS, Form, LoneBroker, Report
 from tests.faults.proxy import ADD_PARTITIONS, END_TXN, PRODUCE, TXN_OFFSET_COMMIT
 from tests.faults.trial import Trial

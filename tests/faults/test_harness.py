@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from streams.topics import DECISIONS
+from streams.contract.topics import DECISIONS
 from tests.faults.checker import Verdict
 from tests.faults.conftest import LoneBroker
 from tests.faults.proxy import PRODUCE

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 import pytest
 
-from streams.topics import DEAD_LETTERS, TRANSACTIONS
+from streams.contract.topics import DEAD_LETTERS, TRANSACTIONS
 from tests.faults.checker import percentile
 from tests.faults.conftest import Form, Report
 from tests.faults.trial import Trial

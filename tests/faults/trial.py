@@ -17,9 +17,9 @@ import orjson
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
+from streams.contract.topics import DECISIONS, LABELS, TRANSACTIONS
 from streams.errors import KafkaUnavailable
-from streams.kafka.processes import free_ports
-from streams.topics import DECISIONS, LABELS, TRANSACTIONS
+from streams.processes.identity import free_ports
 from tests.faults.checker import Confirmed, Expected, Seen, Verdict, first_decision_after, judge
 from tests.faults.forked import ForkedProcess
 from tests.support.oracle import FraudOracle, checkpointed_digests

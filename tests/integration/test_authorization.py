@@ -18,7 +18,7 @@ from confluent_kafka.admin import (
 from confluent_kafka.admin import ResourcePatternType as Pattern
 from confluent_kafka.admin import ResourceType as Kind
 
-from streams.topics import DEAD_LETTERS, DECISIONS, INPUTS, LABELS, OUTPUTS, TRANSACTIONS
+from streams.contract.topics import DEAD_LETTERS, DECISIONS, INPUTS, LABELS, OUTPUTS, TRANSACTIONS
 from tests.support.secured_kafka import LIMITED_PASSWORD, LIMITED_USER, SecuredKafka, secured_kafka
 from tests.support.traffic import payments
 from tests.support.workers import Bench, WorkerProcess, poll_until

@@ -24,10 +24,10 @@ from click.testing import CliRunner, Result
 from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
-from streams.codecs import encode_dead_letter
+from streams.clients.topic_reader import TopicReader
 from streams.commands import main
-from streams.commands.topic_reader import TopicReader
-from streams.events import RankedItem, Recommendation, Timings
+from streams.contract.decoding import encode_dead_letter
+from streams.contract.events import RankedItem, Recommendation, Timings
 from streams.kafka import EmbeddedKafka
 from streams.settings import load_settings
 

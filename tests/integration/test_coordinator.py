@@ -9,11 +9,11 @@ import pytest
 from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from streams.clients.log_reader import LogReader
 from streams.errors import KafkaUnavailable
-from streams.kafka.processes import free_ports
-from streams.transport import coordinator
-from streams.transport.coordinator import TransactionCoordinator
-from streams.transport.reader import LogReader
+from streams.processes.identity import free_ports
+from streams.transport.ownership import coordinator
+from streams.transport.ownership.coordinator import TransactionCoordinator
 from tests.support.workers import poll_until
 
 pytestmark = pytest.mark.kafka

@@ -13,9 +13,9 @@ from click.testing import CliRunner, Result
 
 from models.training.simulator import simulate_payments
 from streams.commands import main
-from streams.commands.answers import AnswersIncomplete, answers
-from streams.commands.event_files import Slice
-from streams.topics import DECISIONS, TRANSACTIONS
+from streams.contract.topics import DECISIONS, TRANSACTIONS
+from streams.judging.answers import AnswersIncomplete, answers
+from streams.replaying.event_files import Slice
 
 pytestmark = pytest.mark.kafka
 
@@ -80,7 +80,7 @@ def test_slates_through_kafka_are_the_offline_ones(tmp_path: Path) -> None:
 
 def test_a_payment_without_decision_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """A payment that the worker refuses has no decision: the error says how many are missing and why."""
-    monkeypatch.setattr("streams.commands.answers.SILENCE_S_MAX", 3.0)
+    monkeypatch.setattr("streams.judging.answers.SILENCE_S_MAX", 3.0)
     times = np.array([1_704_067_200_000, 1_704_067_200_001])
     fields = {
         "transaction_id": ["a", "b"], "event_time": times.tolist(), "card_id": ["c", "c"], "terminal_id": ["t", "t"],

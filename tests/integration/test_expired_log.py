@@ -8,8 +8,8 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from streams.topics import DECISIONS, TRANSACTIONS
-from streams.worker import STANDSTILL_S
+from streams.contract.topics import DECISIONS, TRANSACTIONS
+from streams.worker.worker import STANDSTILL_S
 from tests.support.traffic import payments
 from tests.support.workers import Bench
 

@@ -18,7 +18,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from streams.errors import KafkaUnavailable, SettingsError
 from streams.kafka import EmbeddedKafka, running
-from streams.kafka.processes import ProcessId
+from streams.processes.identity import ProcessId
 
 pytestmark = pytest.mark.kafka
 

@@ -12,12 +12,12 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from streams.clients.log_reader import LogReader
 from streams.kafka import EmbeddedKafka
-from streams.transport.coordinator import TransactionCoordinator
-from streams.transport.group_member import GroupMember
-from streams.transport.leftovers import Leftovers
-from streams.transport.ownership import Ownership, state_writer_id
-from streams.transport.reader import LogReader
+from streams.transport.ownership.coordinator import TransactionCoordinator
+from streams.transport.ownership.group_member import GroupMember
+from streams.transport.ownership.leftovers import Leftovers
+from streams.transport.ownership.ownership import Ownership, state_writer_id
 from tests.support.workers import poll_until
 
 pytestmark = pytest.mark.kafka

@@ -11,8 +11,8 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from streams.clients.log_reader import LogReader
 from streams.kafka import EmbeddedKafka
-from streams.transport.reader import LogReader
 
 pytestmark = pytest.mark.kafka
 

@@ -11,11 +11,11 @@ from aiokafka.structs import OffsetAndMetadata
 from confluent_kafka import TopicPartition as RdTopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from streams.application import Application
 from streams.errors import KafkaUnavailable
-from streams.transport.coordinator import TransactionCoordinator
-from streams.transport.leftovers import Leftovers
-from streams.transport.ownership import Ownership, as_metadata, owner_in
+from streams.transport.ownership.coordinator import TransactionCoordinator
+from streams.transport.ownership.leftovers import Leftovers
+from streams.transport.ownership.ownership import Ownership, as_metadata, owner_in
+from streams.worker.application import Application
 
 pytestmark = pytest.mark.kafka
 FOREIGN = "Ж" * 37  # without a NUL, what lies behind it is read too

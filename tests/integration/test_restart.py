@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from streams.topics import TRANSACTIONS
+from streams.contract.topics import TRANSACTIONS
 from tests.support.oracle import FraudOracle, checkpointed_digests, repeats_of_right_decisions
 from tests.support.traffic import payments
 from tests.support.workers import Bench, WorkerProcess, poll_until

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from streams.connection import ANSWER_S_MAX, connect
+from streams.clients.connection import ANSWER_S_MAX, connect
 from streams.errors import KafkaUnavailable
 from streams.settings import Settings, load_settings
 from tests.support.certificates import Authority

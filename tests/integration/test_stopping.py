@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from streams.application import END_S_MAX
+from streams.contract.topics import DECISIONS, TRANSACTIONS
 from streams.kafka import EmbeddedKafka
-from streams.topics import DECISIONS, TRANSACTIONS
+from streams.worker.application import END_S_MAX
 from tests.support.traffic import payments
 from tests.support.workers import Bench
 

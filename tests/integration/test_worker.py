@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from streams.commands.dead_letters import original_value
-from streams.events import LETTER_VALUE_BYTES_MAX, DeadLetter
+from streams.contract.events import LETTER_VALUE_BYTES_MAX, DeadLetter
 from tests.support.oracle import FraudOracle, checkpointed_digests, repeats_of_right_decisions
 from tests.support.traffic import BAD_PAYMENTS, clicks, payments
 from tests.support.workers import Bench, poll_until

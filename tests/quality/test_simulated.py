@@ -12,7 +12,7 @@ from models.evaluation.sessions import Sessions, Task, prefixes
 from models.features.cards import CardHistory
 from models.features.payments import PaymentFeatures, replay
 from models.features.terminals import DAY_MS, TerminalHistory
-from models.recommender import Vocabulary
+from models.recommender.network import Vocabulary
 from models.runner import FraudRunner, RecommenderRunner
 from models.training.fraud import ordered
 from models.training.simulator import simulate_clicks, simulate_payments

@@ -16,19 +16,19 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.types import TP
 from faust.utils.tracing import noop_span
 
-from streams.checkpointer import Checkpointer
+from streams.clients.log_reader import LogReader
+from streams.engine.metrics import Metrics
+from streams.engine.pipeline import Device
 from streams.errors import StreamsError
-from streams.metrics import Metrics
-from streams.scoring import Device
-from streams.state import StateTable
+from streams.state.checkpointer import Checkpointer
+from streams.state.table import StateTable
+from streams.state.writer import StateWriter
 from streams.transport.consumer import Consumer, NoReadOffset
 from streams.transport.flow import Flow
-from streams.transport.leftovers import Leftovers
-from streams.transport.ownership import Ownership
-from streams.transport.reader import LogReader
+from streams.transport.ownership.leftovers import Leftovers
+from streams.transport.ownership.ownership import Ownership
 from streams.transport.record_batch import Fetch, RecordSpan
-from streams.transport.state_writer import StateWriter
-from streams.worker import Worker
+from streams.worker.worker import Worker
 from tests.simulation.broker import Broker, Connection, Entry, Place, Refused
 from tests.simulation.clients import Cluster, cluster
 from tests.simulation.coordinator import TransactionCoordinator
@@ -81,7 +81,7 @@ class Options:
 
 
 class Application(Flow):
-    """As `streams.application.Application`: what Faust does around the worker.
+    """As `streams.worker.application.Application`: what Faust does around the worker.
 
     Args:
         name: client id in the group, and transactional id.

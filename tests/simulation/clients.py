@@ -20,18 +20,18 @@ import faust.transport.consumer
 import pytest
 from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicPartition
 
-import streams.checkpointer
-import streams.scoring
-import streams.state
-import streams.transport.committed
+import streams.clients.committed
+import streams.clients.log_reader
+import streams.engine.pipeline
+import streams.state.checkpointer
+import streams.state.table
+import streams.state.writer
 import streams.transport.consumer
-import streams.transport.ownership
-import streams.transport.producer
-import streams.transport.reader
+import streams.transport.outputs.producer
+import streams.transport.outputs.transactions
+import streams.transport.ownership.ownership
 import streams.transport.record_batch
-import streams.transport.state_writer
-import streams.transport.transactions
-import streams.worker
+import streams.worker.worker
 from tests.simulation.broker import Answer, Broker, Entry, Place, Refused
 from tests.simulation.scheduler import Clock, Lock, Pool, Scheduler, Signal, current_process
 
@@ -464,10 +464,10 @@ def simulated_world() -> Iterator[pytest.MonkeyPatch]:
         for module in (
             transport.consumer, transport.flow, transport.hang_watch, transport.leftovers, transport.record_batch,
             transport.producer, transport.state_writer, transport.ownership, transport.reader, transport.transactions,
-            streams.checkpointer, streams.scoring, streams.state, streams.worker,
+            streams.state.checkpointer, streams.engine.pipeline, streams.state.table, streams.worker.worker,
         ):  # fmt: skip
             patch.setattr(module, "time", Clock)
-        for module in (transport.transactions, streams.checkpointer, streams.scoring):
+        for module in (transport.transactions, streams.state.checkpointer, streams.engine.pipeline):
             patch.setattr(module, "ThreadPoolExecutor", Pool)
         patch.setattr(transport.transactions, "threading", SimpleNamespace(Lock=Lock))
         # Its spans are bound to the context of a task, and a task of a killed process is closed from outside.

@@ -1,4 +1,4 @@
-"""The transaction coordinator's requests of `streams.transport.coordinator`, before the simulated broker."""
+"""The transaction coordinator's requests of `streams.transport.ownership.coordinator`, before the simulated broker."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from streams.errors import KafkaUnavailable
-from streams.transport.coordinator import ANSWER_S_MAX, Fenced
+from streams.transport.ownership.coordinator import ANSWER_S_MAX, Fenced
 from tests.simulation.broker import Place, Refused
 from tests.simulation.clients import cluster
 from tests.simulation.scheduler import current_process
 
 
 class TransactionCoordinator:
-    """In place of `streams.transport.coordinator.TransactionCoordinator`. The simulated broker ends what it has decided."""
+    """In place of the TransactionCoordinator of `streams.transport.ownership`. The simulated broker ends what it has decided."""
 
     def __init__(self, servers: str, security: Mapping[str, Any]) -> None:
         self._process, self._broker = current_process(), cluster().broker

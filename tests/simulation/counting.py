@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from streams.events import Headers
-from streams.state import StateTable
-from streams.transport.producer import Outputs
+from streams.contract.events import Headers
+from streams.state.table import StateTable
+from streams.transport.outputs.producer import Outputs
 from streams.transport.record_batch import RecordBatch
 
 FORGET_AT = 4  # a key is forgotten with this count, and begins anew: rows are deleted too
 
 
 class CountHistory:
-    """Counts of one partition, as `streams.state.History`."""
+    """Counts of one partition, as `streams.state.table.History`."""
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
@@ -48,7 +48,7 @@ def replay(history: CountHistory, values: list[bytes | None], timestamps: list[i
 
 
 class CountingJob:
-    """As `streams.scoring.Job`.
+    """As `streams.engine.pipeline.Job`.
 
     Args:
         check: told of each batch and the counts before it.

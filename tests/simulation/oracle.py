@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from streams.state import MARKER, ROW, Marker
+from streams.state.table import MARKER, ROW, Marker
 from streams.transport.record_batch import RecordBatch
 from tests.simulation.broker import Broker, Place
 from tests.simulation.counting import CountHistory

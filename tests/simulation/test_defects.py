@@ -8,15 +8,15 @@ import pytest
 from confluent_kafka import TopicPartition
 from faust.types import TP
 
-import streams.transport.ownership
-from streams.checkpoint import OffsetTracker
-from streams.checkpointer import Checkpointer
-from streams.transport.group_member import GroupMember
-from streams.transport.leftovers import Leftovers
-from streams.transport.ownership import Ownership
-from streams.transport.producer import Delivery, OutputProducer
-from streams.transport.transactions import CALL_S_MAX, TransactionalProducer
-from streams.worker import Worker
+import streams.transport.ownership.ownership
+from streams.state.checkpointer import Checkpointer
+from streams.transport.offsets import OffsetTracker
+from streams.transport.outputs.producer import Delivery, OutputProducer
+from streams.transport.outputs.transactions import CALL_S_MAX, TransactionalProducer
+from streams.transport.ownership.group_member import GroupMember
+from streams.transport.ownership.leftovers import Leftovers
+from streams.transport.ownership.ownership import Ownership
+from streams.worker.worker import Worker
 from tests.simulation.application import Membership
 from tests.simulation.oracle import Violation
 from tests.simulation.world import short_times, simulate
@@ -86,7 +86,7 @@ def state_read_before_it_is_settled(patch: Patch) -> None:
         return take(self, partitions)
 
     patch.setattr(Ownership, "take", take_without_state)
-    patch.setattr(streams.transport.ownership, "state_writer_id", lambda owner: owner)
+    patch.setattr(streams.transport.ownership.ownership, "state_writer_id", lambda owner: owner)
     patch.setattr(Leftovers, "_stopped", lambda *_: {})  # takes its time, in which the checkpoint settles
 
 

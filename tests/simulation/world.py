@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-import streams.transport.ownership as ownership
-import streams.transport.producer as producer
-import streams.transport.state_writer as state_writer
-import streams.transport.transactions as transactions
+import streams.state.writer as state_writer
+import streams.transport.outputs.producer as producer
+import streams.transport.outputs.transactions as transactions
+import streams.transport.ownership.ownership as ownership
 from tests.simulation.application import Application, Options
 from tests.simulation.broker import Broker, Entry
 from tests.simulation.clients import Cluster, simulated_world

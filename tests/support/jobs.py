@@ -15,15 +15,15 @@ from models.features.terminals import TerminalHistory
 from models.runner import FraudRunner, RecommenderRunner
 from streams.agents.fraud import CardReplay, CardState, FraudJob
 from streams.agents.recommendations import RecommendationJob, SessionReplay, SessionState
-from streams.codecs import Limits
-from streams.events import FAILED_AT, Headers
-from streams.failover import Failover
-from streams.metrics import Metrics
-from streams.policy import Rules, Thresholds
-from streams.publishing import Publisher
-from streams.state import StateTable
-from streams.topics import CLICKSTREAM, TRANSACTIONS, Topic
-from streams.transport.producer import Outputs
+from streams.contract.decoding import Limits
+from streams.contract.events import FAILED_AT, Headers
+from streams.contract.topics import CLICKSTREAM, TRANSACTIONS, Topic
+from streams.engine.failover import Failover
+from streams.engine.metrics import Metrics
+from streams.engine.publishing import Publisher
+from streams.policy.verdicts import Rules, Thresholds
+from streams.state.table import StateTable
+from streams.transport.outputs.producer import Outputs
 from streams.transport.record_batch import RecordBatch
 
 DAY_MS = 86_400_000

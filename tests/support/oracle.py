@@ -15,7 +15,7 @@ from models.features.cards import CardHistory
 from models.features.payments import PaymentFeatures
 from models.features.terminals import TerminalHistory
 from models.runner import FraudRunner
-from streams.codecs import Limits, decode_labels, decode_transactions
+from streams.contract.decoding import Limits, decode_labels, decode_transactions
 
 NOW_MS = 4_000_000_000_000
 

@@ -20,7 +20,7 @@ from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from streams.commands.topics import create_topics
-from streams.kafka.processes import free_ports
+from streams.processes.identity import free_ports
 from streams.settings import load_settings
 
 READY_S_MAX = 120.0

@@ -11,10 +11,10 @@ from models.features.payments import FRAUD_FEATURES
 from models.runner import FraudRunner, RecommenderRunner
 from streams.agents.fraud import FraudJob
 from streams.agents.recommendations import RecommendationJob
+from streams.contract.topics import CLICKSTREAM, TRANSACTIONS
+from streams.engine.failover import PAUSE_S_MIN
 from streams.errors import ModelFailed
-from streams.failover import PAUSE_S_MIN
-from streams.policy import Thresholds
-from streams.topics import CLICKSTREAM, TRANSACTIONS
+from streams.policy.verdicts import Thresholds
 from tests.support.jobs import Bench, failed_at
 from tests.support.traffic import clicks, payments
 

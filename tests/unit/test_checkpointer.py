@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from faust.types import TP
 
-from streams.checkpointer import Checkpointer
+from streams.engine.metrics import Metrics
+from streams.engine.pipeline import Device
 from streams.errors import ClientHangs, DeliveryFailed
-from streams.metrics import Metrics
-from streams.scoring import Device
-from streams.transport.group_member import GroupMember
+from streams.state.checkpointer import Checkpointer
+from streams.transport.ownership.group_member import GroupMember
 
 MEMBER = GroupMember("group", 1, "member", None)
 

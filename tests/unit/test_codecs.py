@@ -11,7 +11,7 @@ import pytest
 from faust.types import TP
 from jsonschema import Draft202012Validator
 
-from streams.codecs import (
+from streams.contract.decoding import (
     REJECTION_CODES,
     Limits,
     decode_clicks,
@@ -19,11 +19,11 @@ from streams.codecs import (
     decode_transactions,
     encode_dead_letter,
 )
-from streams.events import FAILED_AT, LETTER_KEY_BYTES_MAX, LETTER_VALUE_BYTES_MAX, DeadLetter, Headers
-from streams.publishing import Publisher
-from streams.schemas import EXAMPLES, json_schema
-from streams.topics import DEAD_LETTERS
-from streams.transport.producer import OutputProducer
+from streams.contract.documents import EXAMPLES, json_schema
+from streams.contract.events import FAILED_AT, LETTER_KEY_BYTES_MAX, LETTER_VALUE_BYTES_MAX, DeadLetter, Headers
+from streams.contract.topics import DEAD_LETTERS
+from streams.engine.publishing import Publisher
+from streams.transport.outputs.producer import OutputProducer
 from streams.transport.record_batch import RecordBatch
 
 NOW_MS = 1_712_345_678_901

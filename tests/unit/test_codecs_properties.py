@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 
-from streams.codecs import REJECTION_CODES, Limits, decode_clicks, decode_labels, decode_transactions
-from streams.json_scan import CLEAN, NESTING_MAX, SUSPECT, has_duplicate_key, scan_keys
+from streams.contract.decoding import REJECTION_CODES, Limits, decode_clicks, decode_labels, decode_transactions
+from streams.contract.json_scan import CLEAN, NESTING_MAX, SUSPECT, has_duplicate_key, scan_keys
 
 NOW_MS = 1_712_345_678_901
 LIMITS = Limits(record_bytes_max=4_096)

@@ -16,9 +16,9 @@ from rich.console import Console
 
 from streams.commands.demo_tally import Latencies, Tally
 from streams.commands.demo_view import DemoView
-from streams.commands.event_files import Slice
-from streams.commands.worker_pool import WorkerEnded, WorkerPool
-from streams.events import DeadLetter, Decision, RankedItem, Reason, Recommendation, Timings
+from streams.contract.events import DeadLetter, Decision, RankedItem, Reason, Recommendation, Timings
+from streams.processes.worker_pool import WorkerEnded, WorkerPool
+from streams.replaying.event_files import Slice
 
 
 class Record:

@@ -16,7 +16,7 @@ from models.artifacts import load_artifact
 from models.evaluation.plots import FRAUD_PLOTS, RECOMMENDER_PLOTS
 from models.training.simulator import simulate_clicks, simulate_payments
 from streams.commands import main
-from streams.commands.evaluate_fraud import identifiers
+from streams.judging.fraud import identifiers
 
 # The simulator starts on 2024-01-01; 25,000 payments of 170 cards take about a hundred days.
 FIRST = "2024-03-18"

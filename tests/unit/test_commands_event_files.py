@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from streams.commands.column_files import SourceError, as_list, to_flags, to_text
-from streams.commands.event_files import EventFile, Slice
-from streams.commands.event_times import EventTimes
-from streams.topics import CLICKSTREAM, TRANSACTIONS
+from streams.contract.topics import CLICKSTREAM, TRANSACTIONS
+from streams.replaying.column_files import SourceError, as_list, to_flags, to_text
+from streams.replaying.event_files import EventFile, Slice
+from streams.replaying.event_times import EventTimes
 
 T0 = 1_522_540_831_000  # 2018-04-01T00:00:31Z
 MAPPING = {"transaction_id": "tx", "event_time": "ts", "card_id": "customer", "terminal_id": "terminal"}

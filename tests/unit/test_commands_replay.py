@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.commands.delivery import Delivery
-from streams.commands.event_files import Slice
-from streams.commands.replay import SLICE_RECORDS_MAX, Pace, Replay, encode, run
-from streams.topics import LABELS, TRANSACTIONS
+from streams.clients.event_producer import Delivery
+from streams.contract.topics import LABELS, TRANSACTIONS
+from streams.replaying.event_files import Slice
+from streams.replaying.pacing import SLICE_RECORDS_MAX, Pace, Replay, encode, run
 
 DAY_MS = 86_400_000
 

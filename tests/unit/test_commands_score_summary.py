@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from streams.commands.column_files import SourceError
-from streams.commands.score_summary import Scored, ScoreSummary, area_under_roc, read_labels
+from streams.judging.score_summary import Scored, ScoreSummary, area_under_roc, read_labels
+from streams.replaying.column_files import SourceError
 
 
 def _decision(name: str, score: float | None, decision: Literal["approve", "review", "decline"] = "approve") -> Scored:

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from streams.commands import main
 from streams.commands.parameters import Duration, Pairs
 from streams.commands.watch import dead_letter_line, decision_line, recommendation_line
-from streams.events import DeadLetter, Decision, RankedItem, Reason, Recommendation, Timings
+from streams.contract.events import DeadLetter, Decision, RankedItem, Reason, Recommendation, Timings
 
 
 @pytest.mark.parametrize(

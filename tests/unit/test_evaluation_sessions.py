@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from models.errors import EvaluationError
 from models.evaluation.sessions import Examples, Sessions, Task, prefixes, read_examples, read_sessions, split
-from models.recommender import Vocabulary
+from models.recommender.network import Vocabulary
 
 
 def sessions_of(lists: list[list[int]]) -> Sessions:

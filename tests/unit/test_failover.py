@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from streams.engine.failover import PAUSE_S_MAX, PAUSE_S_MIN, Failover
+from streams.engine.isolation import FAILURES_IN_A_ROW_MAX
 from streams.errors import ModelFailed
-from streams.failover import PAUSE_S_MAX, PAUSE_S_MIN, Failover
-from streams.isolation import FAILURES_IN_A_ROW_MAX
 
 
 class Model:

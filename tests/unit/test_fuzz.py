@@ -24,7 +24,9 @@ from models.errors import ModelError
 from models.runner import FraudRunner, RecommenderRunner
 from streams.agents.fraud import CardReplay, CardState
 from streams.agents.recommendations import SessionState
-from streams.codecs import (
+from streams.commands.dead_letters import _parsed
+from streams.commands.watch import dead_letter_line
+from streams.contract.decoding import (
     REJECTION_CODES,
     Limits,
     decode_clicks,
@@ -32,12 +34,10 @@ from streams.codecs import (
     decode_transactions,
     encode_dead_letter,
 )
-from streams.commands.dead_letters import _parsed
-from streams.commands.watch import dead_letter_line
 from streams.errors import KafkaUnavailable, SettingsError, StreamsError
 from streams.kafka.cluster import RECORD, Broker, Cluster, read_cluster
 from streams.settings import Settings, load_settings
-from streams.state import Marker, StateTable
+from streams.state.table import Marker, StateTable
 from streams.transport.record_batch import RecordBatch
 from tests.support import traffic
 from tests.support.fuzzing import Target, fuzz

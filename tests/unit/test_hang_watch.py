@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from streams.transport import hang_watch
-from streams.transport.hang_watch import HangWatch
+from streams.clients import hang_watch
+from streams.clients.hang_watch import HangWatch
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from streams.engine.isolation import FAILURES_IN_A_ROW_MAX, Isolation
 from streams.errors import ModelFailed
-from streams.isolation import FAILURES_IN_A_ROW_MAX, Isolation
 
 
 class Model:

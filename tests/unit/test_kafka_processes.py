@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from streams.kafka.processes import PORTS, ProcessId, free_ports, port_holder, port_is_free
+from streams.processes.identity import PORTS, ProcessId, free_ports, port_holder, port_is_free
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streams import label_log
 from streams.errors import KafkaUnavailable
-from streams.label_log import LabelLog
+from streams.state import label_log
+from streams.state.label_log import LabelLog
 
 HOUR_MS = 3_600_000
 

@@ -4,7 +4,7 @@ from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.batching import MicroBatcher
+from streams.engine.batching import MicroBatcher
 from streams.transport.record_batch import RecordBatch
 
 

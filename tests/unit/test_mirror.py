@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-import streams.mirror
+import streams.state.mirror
 from streams.errors import KafkaUnavailable
-from streams.mirror import Mirror
-from streams.replica import MARKER, ROW, Replica
+from streams.state.mirror import Mirror
+from streams.state.replica import MARKER, ROW, Replica
 from tests.support.workers import poll_until
 
 DAY_MS = 86_400_000
@@ -112,7 +112,7 @@ def test_what_is_written_last_is_in_the_file(tmp_path: Path) -> None:
 
 def test_a_log_that_hangs_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the last round misses is read at the next start."""
-    monkeypatch.setattr(streams.mirror, "LAST_ROUND_S_MAX", 0.2)
+    monkeypatch.setattr(streams.state.mirror, "LAST_ROUND_S_MAX", 0.2)
     logs = Logs(cards=checkpoint(1))
     logs.held.clear()
     one = mirror(tmp_path, logs)
@@ -206,7 +206,7 @@ def test_a_mirror_that_ends_by_itself_is_told(tmp_path: Path) -> None:
 def test_a_file_that_was_not_continued_for_long_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that slept may have missed tombstones; one that idled has not."""
     now_ms = 1_700_000_000_000
-    monkeypatch.setattr(streams.mirror, "clock_ms", lambda: now_ms)
+    monkeypatch.setattr(streams.state.mirror, "clock_ms", lambda: now_ms)
     logs = Logs(cards=checkpoint(1))
     one = mirror(tmp_path, logs)
     read = reads(one, "cards")

@@ -16,7 +16,7 @@ from models.errors import ArtifactError, FeatureMismatch, ModelError
 from models.features.cards import CardHistory
 from models.features.payments import FRAUD_FEATURES, PaymentFeatures, replay
 from models.features.terminals import TerminalHistory
-from models.fraud import REASON_GROUPS, FraudModel
+from models.fraud.network import REASON_GROUPS, FraudModel
 from models.runner import BASELINE, OTHER, FraudRunner, resolve_device, resolve_dtype
 from models.training.fraud import measure
 from models.training.simulator import DAY_MS, simulate_payments

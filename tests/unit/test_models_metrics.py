@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.training.metrics import (
+from models.metrics import (
     auc,
     average_precision,
     calibration_error,

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from models.artifacts import default_artifact, load_artifact, save_artifact
-from models.blending import Blend, NeighbourSettings, PastSessions, largest
 from models.errors import ArtifactError, ModelError
 from models.features.clicks import NewItems
-from models.recommender import RecommenderModel, Vocabulary
+from models.recommender.blend import Blend, NeighbourSettings, PastSessions, largest
+from models.recommender.network import RecommenderModel, Vocabulary
 from models.runner import NEIGHBOURS, PARTS, POPULAR, SEQUENCE, RecommenderRunner, left_aligned
 from models.training.recommender import examples_of, hits, sessions_of
 from models.training.simulator import simulate_clicks

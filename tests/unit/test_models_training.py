@@ -11,7 +11,7 @@ from models.errors import TrainingDataError
 from models.features.cards import CardHistory
 from models.features.payments import FRAUD_FEATURES, PaymentFeatures, replay
 from models.features.terminals import TerminalHistory
-from models.fraud import FraudModel
+from models.fraud.network import FraudModel
 from models.runner import FraudRunner, RecommenderRunner
 from models.training import fraud, recommender, sequence
 from models.training.reproducible import reproducible

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.checkpoint import OffsetTracker
+from streams.transport.offsets import OffsetTracker
 
 Spans = list[tuple[int, int]]
 

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import pytest
 from faust.types import TP
 
-from streams.metrics import Metrics
-from streams.scoring import Device, Pipeline
+from streams.engine.metrics import Metrics
+from streams.engine.pipeline import Device, Pipeline
 from streams.settings import Settings
-from streams.transport.producer import Delivery, Outputs
+from streams.transport.outputs.producer import Delivery, Outputs
 from streams.transport.record_batch import RecordBatch
 
 

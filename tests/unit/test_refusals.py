@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from streams.transport.refusals import cause_of
+from streams.clients.refusals import cause_of
 
 
 class Client:

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams import replica_file
-from streams.replica import MARKER, ROW, Replica
-from streams.replica_file import ReplicaFile
+from streams.state import replica_file
+from streams.state.replica import MARKER, ROW, Replica
+from streams.state.replica_file import ReplicaFile
 
 HOUR_MS = 3_600_000
 Log = list[tuple[bytes, bytes | None]]

@@ -10,10 +10,10 @@ import msgspec
 import pytest
 from faust.types import TP
 
+from streams.contract.events import Headers
 from streams.errors import StateCorrupt
-from streams.events import Headers
-from streams.replica import Replica
-from streams.state import Marker, Snapshot, StateTable
+from streams.state.replica import Replica
+from streams.state.table import Marker, Snapshot, StateTable
 from streams.transport.record_batch import RecordBatch
 
 Rows = list[tuple[bytes, bytes | None]]

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from streams.clients import hang_watch
 from streams.errors import DeliveryFailed
-from streams.transport import hang_watch, state_writer
-from streams.transport.group_member import GroupMember
-from streams.transport.state_writer import StateWriter
+from streams.state import writer as state_writer
+from streams.state.writer import StateWriter
+from streams.transport.ownership.group_member import GroupMember
 
 MEMBER = GroupMember("group", 1, "member", None)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.credentials import tls_context
+from streams.clients.credentials import tls_context
 from streams.errors import SettingsError
 from streams.settings import Settings
 from tests.support.certificates import Authority

@@ -14,12 +14,13 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from faust.types import TP
 
+from streams.clients import hang_watch
 from streams.errors import ClientHangs
-from streams.transport import hang_watch, transactions
-from streams.transport.group_member import GroupMember
-from streams.transport.producer import Delivery, Outputs
+from streams.transport.outputs import transactions
+from streams.transport.outputs.producer import Delivery, Outputs
+from streams.transport.outputs.transactions import TransactionalProducer
+from streams.transport.ownership.group_member import GroupMember
 from streams.transport.record_batch import RecordBatch
-from streams.transport.transactions import TransactionalProducer
 
 MEMBER = GroupMember("group", 1, "member", None)
 PLACE = TP("transactions", 0)

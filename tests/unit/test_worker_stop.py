@@ -12,10 +12,10 @@ from unittest.mock import AsyncMock, patch
 import faust
 import pytest
 
-from streams.application import END_HUNG_S, END_S_MAX, create_app
 from streams.errors import ClientHangs, StateCorrupt, StreamsError
 from streams.settings import Settings
-from streams.worker import Worker
+from streams.worker.application import END_HUNG_S, END_S_MAX, create_app
+from streams.worker.worker import Worker
 
 
 def test_drains_of_a_stop_share_its_time(tmp_path: Path) -> None:

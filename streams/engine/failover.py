@@ -1,0 +1,95 @@
+"""Failover: a model that fails for everything stops the worker, or is left alone while something simpler decides."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from numpy.typing import NDArray
+
+from streams.engine.isolation import Isolation
+from streams.errors import ModelFailed
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+# What is over in a moment costs a second of decisions without the model. A model that stays broken costs a call for each
+# halving of one micro-batch a minute, and is back a minute after its repair.
+PAUSE_S_MIN, PAUSE_S_MAX = 1.0, 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answers(Generic[Result]):
+    """What is said of a micro-batch's rows: all by the model, or all without it.
+
+    Attributes:
+        parts: answers for consecutive rows, in order, without the culprits.
+        culprits: what the model raises, by the row that it fails for.
+        degraded: whether the model was left out.
+    """
+
+    parts: list[Result]
+    culprits: dict[int, Exception]
+    degraded: bool
+
+
+class Failover:
+    """Calls a model through `Isolation`, and what stands in for it from `ModelFailed` until the model answers again.
+
+    The model is asked again after a pause of PAUSE_S_MIN that doubles with each failure up to PAUSE_S_MAX. One failing
+    row then shows that nothing has changed: no record is set aside to find that out.
+
+    Args:
+        name: of the job, for the log.
+        degrade: False: `ModelFailed` is raised, and nothing stands in.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, name: str, degrade: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._name, self._degrade, self._clock = name, degrade, clock
+        self._isolate = Isolation()
+        self._pause_s, self._ask_again_at, self._began_at = PAUSE_S_MIN, 0.0, 0.0
+        self.is_degraded = False
+
+    def __call__(
+        self,
+        model: Callable[[NDArray[Any]], Result],
+        rows: NDArray[Any],
+        stand_in: Callable[[NDArray[Any]], Result],
+    ) -> Answers[Result]:
+        """Return what the model says of the rows, or what `stand_in` says of all of them.
+
+        Args:
+            model: as for `Isolation`.
+            rows: [B, ...].
+            stand_in: takes the rows; never fails.
+
+        Raises:
+            ModelFailed: the model fails for everything, and nothing is to stand in.
+        """
+        if self.is_degraded and self._clock() < self._ask_again_at:
+            return Answers([stand_in(rows)], {}, True)
+        try:
+            parts, culprits = self._isolate(model, rows)
+        except ModelFailed as exc:
+            if not self._degrade:
+                raise
+            self._failed(exc)
+            return Answers([stand_in(rows)], {}, True)
+        if parts and self.is_degraded:
+            self.is_degraded = False
+            logger.warning("%s: the model answers again, after %.0f s", self._name, self._clock() - self._began_at)
+        return Answers(parts, culprits, False)
+
+    def _failed(self, exc: ModelFailed) -> None:
+        now = self._clock()
+        if self.is_degraded:
+            self._pause_s = min(2 * self._pause_s, PAUSE_S_MAX)
+        else:
+            self.is_degraded, self._began_at, self._pause_s = True, now, PAUSE_S_MIN
+        self._ask_again_at = now + self._pause_s
+        logger.error("%s: %s; decided without it, asked again in %.0f s", self._name, exc, self._pause_s)

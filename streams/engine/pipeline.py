@@ -1,0 +1,222 @@
+"""One device owner: micro-batches run one after the other, small ones on the loop, large ones on the device thread."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Generic, Protocol, TypeVar
+
+from streams.engine.batching import MicroBatcher
+from streams.engine.metrics import Metrics
+from streams.engine.publishing import Publisher
+from streams.settings import Settings
+from streams.transport.outputs.producer import Delivery, Outputs
+from streams.transport.record_batch import Fetch, RecordBatch
+
+Result = TypeVar("Result")
+Decoded = TypeVar("Decoded")
+
+# One running, one ready behind it; a third would only wait, and hold memory.
+MICRO_BATCHES_IN_FLIGHT_MAX = 2
+# So long few records of a topic wait for a device that others keep busy, before they take their turn on its thread.
+FEW_WAIT_S_MAX = 0.05
+
+
+class Job(Protocol[Decoded]):
+    """What is done to a micro-batch. Never concurrent with another job."""
+
+    name: str
+
+    def decode(self, batch: RecordBatch) -> Decoded:
+        """Return the columns of a batch: a function of its bytes alone."""
+        ...
+
+    def is_quick(self, batches: Sequence[RecordBatch], decoded: Sequence[Decoded]) -> bool:
+        """Tell whether `run` can go through at once, with nothing to restore or to wait for."""
+        ...
+
+    def run(self, batches: Sequence[RecordBatch], decoded: Sequence[Decoded]) -> list[list[Outputs]]:
+        """Return the outputs of each batch, in the order given: features, model, decision, encoding."""
+        ...
+
+
+class Device:
+    """The thread that owns the models and the feature state. Its methods are for the loop's thread.
+
+    Args:
+        initialise: called on the thread before anything else.
+    """
+
+    def __init__(self, initialise: Callable[[], None]) -> None:
+        self._pool = ThreadPoolExecutor(1, "device", initialise)
+        self._users: deque[Callable[[], None]] = deque()
+        self.in_flight = 0
+
+    def on_free(self, start_due: Callable[[], None]) -> None:
+        """Have `start_due` called whenever there may be room, for all users in turn."""
+        self._users.append(start_due)
+
+    def _freed(self) -> None:
+        self.in_flight -= 1
+        self._users.rotate(-1)  # who comes first changes, so that no topic starves another
+        for start_due in tuple(self._users):
+            start_due()
+
+    async def call(self, work: Callable[[], Result]) -> Result:
+        """Run `work` in turn on the device thread and return its result."""
+        future = asyncio.wrap_future(self.submit(work))
+        # Whoever stops waiting does not stop the thread: the device is free when the work ends, not before.
+        return await asyncio.shield(future)
+
+    def submit(self, work: Callable[[], Result]) -> Future[Result]:
+        """Run `work` in turn; then tell the users on the loop."""
+        loop = asyncio.get_running_loop()
+        self.in_flight += 1
+        future = self._pool.submit(work)
+        future.add_done_callback(lambda _: loop.is_closed() or loop.call_soon_threadsafe(self._freed))
+        return future
+
+    def close(self) -> None:
+        """Let what runs finish, drop what waits."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Pipeline(Generic[Decoded]):
+    """From an agent's fetches to confirmed outputs.
+
+    Args:
+        job: what to do with a micro-batch.
+        device: shared by all pipelines of a worker.
+        publisher: sends outputs and reports when the broker holds them.
+        is_current: tells on the loop whether a batch is of the present assignment; others are read again.
+        confirm: called on the loop with each batch whose outputs are all confirmed.
+        fail: called on the loop with the error that must stop the worker.
+    """
+
+    def __init__(
+        self,
+        job: Job[Decoded],
+        device: Device,
+        publisher: Publisher,
+        settings: Settings,
+        metrics: Metrics,
+        is_current: Callable[[RecordBatch], bool],
+        confirm: Callable[[RecordBatch], None],
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        self._job, self._device, self._publisher, self._metrics = job, device, publisher, metrics
+        self._inline_records_max = settings.inline_records_max
+        self._batcher = MicroBatcher(settings.batch_records_max, settings.wait_ms_max)
+        self._is_current, self._confirm, self._fail = is_current, confirm, fail
+        self._timer: asyncio.TimerHandle | None = None
+        self._failed = False
+        self.unconfirmed = 0
+        device.on_free(self._start_due)
+
+    def submit(self, fetch: Fetch) -> None:
+        """Take the batches of one fetch. The consumer bounds how many are under way."""
+        for batch in fetch:
+            self._batcher.add(batch)
+        self._start_due()
+
+    def _start_due(self) -> None:
+        while not self._failed and self._device.in_flight < MICRO_BATCHES_IN_FLIGHT_MAX:
+            now = time.monotonic()
+            if self._device.in_flight and self._are_few(now):
+                return
+            due_in = self._batcher.due_in(now)
+            if due_in is None:
+                return
+            if due_in > 0.0:
+                if self._timer is None:
+                    self._timer = asyncio.get_running_loop().call_later(due_in, self._timer_due)
+                return
+            batches = list(filter(self._is_current, self._batcher.take()))
+            if not batches:
+                continue
+            self.unconfirmed += len(batches)
+            self._start(batches, asyncio.get_running_loop())
+
+    def _are_few(self, now: float) -> bool:
+        """Tell whether what waits had better run on the loop once the device is free: beside its thread both are slow."""
+        return self._batcher.records <= self._inline_records_max and self._batcher.waited(now) < FEW_WAIT_S_MAX
+
+    def _start(self, batches: list[RecordBatch], loop: asyncio.AbstractEventLoop) -> None:
+        """Run a small micro-batch here, since two hand-overs of the interpreter lock cost more than that; others there."""
+        if self._device.in_flight or sum(map(len, batches)) > self._inline_records_max:
+            self._device.submit(partial(self._run_there, batches, None, loop))
+            return
+        with self._failures(batches, loop):
+            decoded = list(map(self._job.decode, batches))
+            if self._job.is_quick(batches, decoded):
+                self._run(batches, decoded, loop)
+            else:
+                self._device.submit(partial(self._run_there, batches, decoded, loop))
+
+    def _timer_due(self) -> None:
+        self._timer = None
+        self._start_due()
+
+    def _run_there(
+        self, batches: list[RecordBatch], decoded: list[Decoded] | None, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        with self._failures(batches, loop):
+            self._run(batches, list(map(self._job.decode, batches)) if decoded is None else decoded, loop)
+
+    @contextmanager
+    def _failures(self, batches: list[RecordBatch], loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        """Hand whatever is raised to the loop, which stops the worker; what is not confirmed is not committed."""
+        try:
+            yield
+        except BaseException as exc:  # noqa: BLE001 - see above: the worker ends with it
+            self._failed = True  # at once, on any thread: a micro-batch behind this one would be committed over it
+            exc.add_note(f"{self._job.name}: {', '.join(map(str, batches))}: not committed, and read again")
+            self._on_loop(loop, self._stop, exc)
+
+    def _run(self, batches: list[RecordBatch], decoded: list[Decoded], loop: asyncio.AbstractEventLoop) -> None:
+        if self._failed:  # while this waited for the device
+            return
+        started = time.monotonic()
+        outputs = self._job.run(batches, decoded)
+        self._metrics.micro_batch(self._job.name, batches, started, time.monotonic())
+        for batch, each in zip(batches, outputs, strict=True):
+            self._publisher.publish(
+                Delivery(
+                    batch,
+                    each,
+                    confirmed=partial(self._on_loop, loop, self._confirmed, batch),
+                    abandoned=partial(self._on_loop, loop, self._abandoned),
+                    failed=partial(self._on_loop, loop, self._stop),
+                )
+            )
+
+    @staticmethod
+    def _on_loop(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: object) -> None:
+        if not loop.is_closed():  # a delivery report that comes after the worker has gone concerns nobody
+            loop.call_soon_threadsafe(call, *args)
+
+    def _confirmed(self, batch: RecordBatch) -> None:
+        self.unconfirmed -= 1
+        self._confirm(batch)
+
+    def _abandoned(self) -> None:
+        self.unconfirmed -= 1
+
+    def _stop(self, exc: BaseException) -> None:
+        self._failed = True
+        self._fail(exc)
+
+    def abandon(self) -> None:
+        """Forget what waits: it is read again by whoever owns it next."""
+        self._batcher.clear()
+
+    async def drain(self, deadline: float) -> bool:
+        """Let what runs finish until `deadline` (monotonic); tell whether all is confirmed."""
+        while (self.unconfirmed or self._device.in_flight) and not self._failed and time.monotonic() < deadline:
+            await asyncio.sleep(0.002)
+        return self.unconfirmed == 0

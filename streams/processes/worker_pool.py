@@ -1,0 +1,158 @@
+"""Worker processes of a command: started together, watched, and gone when the command is gone."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import click
+
+from streams.errors import StreamsError
+from streams.processes import supervisor
+from streams.processes.identity import free_ports
+
+# The first start compiles kernels and reads torch from a cold disk.
+READY_S_MAX: Final = 120.0
+READY_POLL_S: Final = 0.2
+# A worker drains within the time that Settings.drain_s_max allows by default, then it is killed.
+STOP_S_MAX: Final = 10.0
+LOG_LINES_SHOWN: Final = 15
+OWN_ERROR: Final = re.compile(r"(?:(?<=^streams: )|(?<=\berrors\.))\w.+")
+ANY_ERROR: Final = re.compile(r"\b\w+(Error|Exception|Unavailable): .+")
+
+
+class WorkerEnded(StreamsError):
+    """A worker process ended by itself or never became ready."""
+
+
+@dataclass
+class _Worker:
+    slot: int
+    port: int
+    log: Path
+    process: subprocess.Popen[bytes]
+
+
+class WorkerPool:
+    """`count` workers of the application, each a process of its own under a supervisor that outlives none of us.
+
+    Args:
+        count: workers.
+        folder: their state and logs.
+        environment: added to this process's; settings as STREAMS_* variables.
+        first_slot: worker_slot of the first.
+    """
+
+    def __init__(self, count: int, folder: Path, environment: Mapping[str, str], *, first_slot: int = 0) -> None:
+        self._count = count
+        self._folder = folder
+        self._environment = dict(environment)
+        self._first_slot = first_slot
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Self:
+        try:
+            for index, port in enumerate(free_ports(self._count)):
+                self._workers.append(self._start(self._first_slot + index, port))
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+
+    def wait_until_ready(self) -> None:
+        """Return when every worker says that it decides.
+
+        Raises:
+            WorkerEnded: one ended, or was not ready within READY_S_MAX.
+        """
+        deadline = time.monotonic() + READY_S_MAX
+        waiting = list(self._workers)
+        while waiting:
+            self.check()
+            waiting = [worker for worker in waiting if not _is_ready(worker.port)]
+            if waiting and time.monotonic() > deadline:
+                cause = self._show_log(waiting[0])
+                raise WorkerEnded(
+                    f"worker {waiting[0].slot}: expected a yes of /ready within {READY_S_MAX:.0f} s, got none "
+                    f"({cause}); its log is above"
+                )
+            time.sleep(READY_POLL_S if waiting else 0.0)
+
+    def check(self) -> None:
+        """Raise WorkerEnded, with the last lines of its log on stderr, if a worker has ended."""
+        for worker in self._workers:
+            code = worker.process.poll()
+            if code is not None:
+                cause = self._show_log(worker)
+                raise WorkerEnded(f"worker {worker.slot} ended with exit code {code}: {cause}; its log is above")
+
+    def stop(self) -> None:
+        """End every worker: SIGTERM, and SIGKILL by its supervisor after STOP_S_MAX."""
+        for worker in self._workers:
+            worker.process.terminate()
+        for worker in self._workers:
+            try:
+                worker.process.wait(STOP_S_MAX + 5.0)
+            except subprocess.TimeoutExpired:
+                worker.process.kill()  # takes the worker along
+                worker.process.wait()
+            if worker.process.stdin is not None:
+                worker.process.stdin.close()
+        self._workers.clear()
+
+    def _start(self, slot: int, port: int) -> _Worker:
+        log = self._folder / f"worker-{slot}.log"
+        environment = {
+            **os.environ,
+            **self._environment,
+            "STREAMS_WORKER_SLOT": str(slot),
+            # The application adds the slot.
+            "STREAMS_HTTP_PORT": str(port - slot),
+            "STREAMS_HTTP_HOST": "127.0.0.1",
+            "STREAMS_STATE_DIR": str(self._folder / f"worker-{slot}"),
+        }
+        command = [sys.executable, "-I", "-S", str(supervisor.__file__), str(os.getpid()), str(STOP_S_MAX)]
+        command += [sys.executable, "-m", "faust", "-A", "streams", "worker", "--loglevel", "info"]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.PIPE,  # closed by the system with this process, however it ends
+                stdout=subprocess.DEVNULL,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is for the command, which stops its workers in order
+            )
+        return _Worker(slot, port, log, process)
+
+    @staticmethod
+    def _show_log(worker: _Worker) -> str:
+        """Print the last lines and return the one that tells most: our own error, else the first of any kind."""
+        lines = worker.log.read_text(errors="replace").splitlines()
+        for line in lines[-LOG_LINES_SHOWN:]:
+            click.echo(f"  worker {worker.slot}: {line}", err=True)
+        for pattern in (OWN_ERROR, ANY_ERROR):
+            for line in lines:
+                if found := pattern.search(line):
+                    return found[0]
+        return "no error in its log"
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=2.0) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False

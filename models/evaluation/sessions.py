@@ -22,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import EvaluationError
+from models.progress import Progress
+from models.recommender.candidates import Int32
 from models.recommender.network import Vocabulary
-from models.runner import Int32, Part, RecommenderRunner
-from models.training.reproducible import Progress
+from models.recommender.runner import Part, RecommenderRunner
 
 TOP_K: Final = 20
 TEST_SHARE: Final = 0.1

@@ -16,6 +16,7 @@ from models.features.cards import CardHistory
 from models.features.payments import FRAUD_FEATURES, PaymentFeatures, replay
 from models.features.terminals import LABEL_DELAY_MS, TerminalHistory
 from models.fraud.network import REASON_GROUPS, FraudModel
+from models.fraud.runner import FraudRunner
 from models.metrics import (
     auc,
     average_precision,
@@ -23,10 +24,11 @@ from models.metrics import (
     threshold_of_precision,
     threshold_of_share,
 )
-from models.runner import FraudRunner
+from models.progress import Progress, silent
+from models.simulator.blocks import DAY_MS
+from models.simulator.payments import simulate_payments
 from models.training.model_card import fraud_card
-from models.training.reproducible import Progress, date, reproducible, silent, versions
-from models.training.simulator import DAY_MS, simulate_payments
+from models.training.reproducible import date, reproducible, versions
 
 COLUMNS: Final = ("card_id", "terminal_id", "event_time", "amount", "is_fraud")
 HIDDEN: Final = (64, 32)

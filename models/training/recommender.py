@@ -20,13 +20,16 @@ from numpy.typing import NDArray
 from models.artifacts import Artifact, save_artifact
 from models.errors import TrainingDataError
 from models.features.sessions import IDLE_MS
-from models.recommender.blend import LONGER_THAN, Blend, NeighbourSettings, PastSessions
+from models.progress import Progress, silent
+from models.recommender.blend import Blend, NeighbourSettings, PastSessions
+from models.recommender.blend_kernels import LONGER_THAN
+from models.recommender.candidates import Looking
 from models.recommender.network import RecommenderModel, Vocabulary
-from models.runner import CANDIDATES, Looking, RecommenderRunner
+from models.recommender.runner import CANDIDATES, RecommenderRunner
+from models.simulator.clicks import simulate_clicks
 from models.training.model_card import recommender_card
-from models.training.reproducible import Progress, reproducible, silent, versions
+from models.training.reproducible import reproducible, versions
 from models.training.sequence import HEADS, LENGTH, WIDTH, fit
-from models.training.simulator import simulate_clicks
 
 COLUMNS: Final = ("session_id", "item_id", "event_time")
 TOP_K: Final = 20

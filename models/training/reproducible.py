@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import numpy as np
 import torch
-
-Progress = Callable[[str, float], None]  # stage, fraction done of the whole training
 
 
 @contextmanager
@@ -38,7 +36,3 @@ def versions() -> dict[str, str]:
 def date(event_time: int) -> str:
     """Return the UTC date of an event_time in milliseconds."""
     return datetime.fromtimestamp(event_time / 1000, UTC).date().isoformat()
-
-
-def silent(stage: str, done: float) -> None:
-    """Report progress to nobody."""

@@ -14,16 +14,20 @@ from models.features.cards import CardHistory
 from models.features.history import HistoryGroup
 from models.features.payments import FRAUD_FEATURES, PaymentFeatures
 from models.features.seen import SeenRecords
-from models.runner import FraudRunner
-from streams.contract.decoding import Limits, Transactions, decode_transactions
+from models.fraud.runner import FraudRunner
+from streams.contract.columns import Limits, Transactions
+from streams.contract.decoding import decode_transactions
+from streams.contract.encoding import ModelName, Timing, encode_decisions
 from streams.contract.events import Headers, Reason
 from streams.contract.topics import DECISIONS as DECISIONS_TOPIC
 from streams.contract.topics import TRANSACTIONS
 from streams.engine.failover import Failover
 from streams.engine.isolation import set_aside
 from streams.engine.metrics import Metrics
-from streams.engine.publishing import ModelName, Publisher, Timing, encode_decisions
-from streams.policy.verdicts import APPROVE, DECISIONS, Rules, Thresholds, Verdicts, confidence
+from streams.engine.publishing import Publisher
+from streams.policy.rules import Rules
+from streams.policy.thresholds import Thresholds, confidence
+from streams.policy.verdicts import APPROVE, DECISIONS, Verdicts
 from streams.state.label_log import LabelLog
 from streams.state.table import StateTable
 from streams.transport.outputs.producer import Outputs

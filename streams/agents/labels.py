@@ -9,7 +9,8 @@ import numpy as np
 
 from models.features.seen import SeenRecords
 from models.features.terminals import TerminalHistory
-from streams.contract.decoding import Labels, Limits, decode_labels
+from streams.contract.columns import Labels, Limits
+from streams.contract.decoding import decode_labels
 from streams.contract.topics import DAY_MS, LABELS
 from streams.engine.metrics import Metrics
 from streams.engine.publishing import Publisher

@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 
 from models.features.clicks import ClickHistory, NewItems
 from models.features.seen import SeenRecords
-from models.runner import RecommenderRunner, Slates
-from streams.contract.decoding import Clicks, Limits, decode_clicks
+from models.recommender.runner import RecommenderRunner, Slates
+from streams.contract.columns import Clicks, Limits
+from streams.contract.decoding import decode_clicks
+from streams.contract.encoding import ModelName, Timing, encode_recommendations
 from streams.contract.events import Headers
 from streams.contract.topics import CLICKSTREAM, RECOMMENDATIONS
 from streams.engine.failover import Failover
 from streams.engine.isolation import set_aside
 from streams.engine.metrics import Metrics
-from streams.engine.publishing import ModelName, Publisher, Timing, encode_recommendations
+from streams.engine.publishing import Publisher
 from streams.state.table import StateTable
 from streams.transport.outputs.producer import Outputs
 from streams.transport.record_batch import RecordBatch

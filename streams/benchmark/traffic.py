@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 from confluent_kafka import Producer, TopicPartition
 
-from models.training.simulator import simulate_payments
+from models.simulator.payments import simulate_payments
 from streams.benchmark.cluster import Kafka, end_of_partition, end_offsets, reader, watermarks
 from streams.benchmark.statistics import BenchmarkError, position_of
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 import msgspec
 
-from streams.clients.decoded import Decoded, place, printable
+from streams.commands.rendering import Decoded, place, printable
 from streams.contract.events import FAILED_AT, DeadLetter
 from streams.contract.topics import ALL, DEAD_LETTERS
 from streams.errors import StreamsError

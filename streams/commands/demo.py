@@ -115,9 +115,9 @@ def _demo(settings: Settings, duration: float, rate: float, workers: int, histor
     from rich.console import Console
 
     from streams.clients.connection import connect
+    from streams.clients.topic_admin import create_topics
     from streams.commands.demo_tally import Tally
     from streams.commands.demo_view import DemoView
-    from streams.commands.topics import create_topics
     from streams.kafka import EmbeddedKafka
     from streams.processes.worker_pool import WorkerPool
     from streams.settings import load_settings

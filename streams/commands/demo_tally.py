@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 from confluent_kafka import Message
 
-from streams.clients.decoded import Decoded
+from streams.commands.rendering import Decoded
 from streams.contract.events import DeadLetter, Decision, Recommendation
 from streams.contract.topics import CLICKSTREAM, DEAD_LETTERS, DECISIONS, RECOMMENDATIONS, TRANSACTIONS
 from streams.replaying.event_files import Slice

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-Tell = Callable[[str, float], None]  # stage, fraction done of all
+from models.progress import Progress as Tell
 
 
 @contextmanager
@@ -28,8 +28,3 @@ def stages() -> Iterator[Tell]:
     with bar:
         task = bar.add_task("", total=1.0)
         yield lambda stage, done: bar.update(task, description=stage, completed=done)
-
-
-def part_of(tell: Tell, begin: float, end: float, prefix: str = "") -> Tell:
-    """Return a teller of what makes up [begin, end] of the whole; `prefix` goes before each stage's name."""
-    return lambda stage, done: tell(prefix + stage, begin + (end - begin) * done)

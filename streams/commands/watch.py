@@ -13,8 +13,8 @@ import click
 import msgspec
 import orjson
 
-from streams.clients.decoded import Decoded, printable
 from streams.commands.parameters import FiniteRange
+from streams.commands.rendering import Decoded, printable
 from streams.contract.events import DeadLetter, Decision, Recommendation
 from streams.contract.topics import DEAD_LETTERS, DECISIONS, LABELS, RECOMMENDATIONS
 from streams.settings import load_settings

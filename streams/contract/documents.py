@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 import yaml
 
-from streams.contract.decoding import REJECTION_CODES
+from streams.contract.diagnosis import REJECTION_CODES
 from streams.contract.topics import DEAD_LETTERS, INPUTS, OUTPUTS, Topic
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"

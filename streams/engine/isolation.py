@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.contract.decoding import Columns, Rejection
+from streams.contract.columns import Columns, Rejection
 from streams.errors import ModelFailed
 
 Result = TypeVar("Result")

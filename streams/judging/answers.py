@@ -13,8 +13,8 @@ import msgspec
 
 from streams.clients.connection import connect
 from streams.clients.event_producer import Delivery
+from streams.clients.topic_admin import create_topics
 from streams.clients.topic_reader import TopicReader
-from streams.commands.topics import create_topics
 from streams.contract.events import DeadLetter
 from streams.contract.topics import DEAD_LETTERS, Topic
 from streams.errors import StreamsError

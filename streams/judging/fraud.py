@@ -22,10 +22,10 @@ from models.evaluation.prequential import METRICS, Payments, Week, mean
 from models.features.cards import CardHistory
 from models.features.payments import PaymentFeatures, replay
 from models.features.terminals import LABEL_DELAY_MS, TerminalHistory
-from models.runner import FraudRunner
+from models.fraud.runner import FraudRunner
+from models.progress import Progress, part_of
 from models.training.fraud import ordered, train_until
-from models.training.reproducible import Progress, reproducible, versions
-from streams.commands.progress import part_of
+from models.training.reproducible import reproducible, versions
 from streams.contract.topics import DECISIONS, TRANSACTIONS
 from streams.judging.answers import AnswersIncomplete, answers
 from streams.replaying.column_files import ColumnFile, SourceError, as_list, to_number, to_text

@@ -15,11 +15,12 @@ import pyarrow.parquet
 from models.artifacts import Artifact, load_artifact
 from models.evaluation.plots import plot_recommender
 from models.evaluation.sessions import TOP_K, Examples, Task, read_examples, read_sessions, split
+from models.progress import Progress, part_of
+from models.recommender.candidates import Int32
 from models.recommender.network import Vocabulary
-from models.runner import PARTS, Int32, RecommenderRunner
+from models.recommender.runner import PARTS, RecommenderRunner
 from models.training.recommender import train_sessions
-from models.training.reproducible import Progress, reproducible, versions
-from streams.commands.progress import part_of
+from models.training.reproducible import reproducible, versions
 from streams.contract.topics import CLICKSTREAM, RECOMMENDATIONS
 from streams.judging.answers import AnswersIncomplete, answers
 from streams.judging.fraud import identifiers

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from models.training.simulator import START_MS, ClickSimulator, PaymentSimulator
+from models.simulator.blocks import START_MS
+from models.simulator.clicks import ClickSimulator
+from models.simulator.payments import PaymentSimulator
 from streams.replaying.event_files import Slice
 
 BLOCK_RECORDS = 8_192

@@ -12,8 +12,8 @@ from typing import Any
 
 from faust.types import TP
 
+from streams.engine.device import Device
 from streams.engine.metrics import Metrics
-from streams.engine.pipeline import Device
 from streams.errors import ClientHangs, DeliveryFailed
 from streams.state.table import Snapshot, StateTable
 from streams.state.writer import StateWriter

@@ -19,20 +19,24 @@ from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 from faust.types import TP
 
 from models.features import payments, seen, sessions
-from models.runner import FraudRunner, RecommenderRunner
+from models.fraud.runner import FraudRunner
+from models.recommender.runner import RecommenderRunner
 from streams.agents.fraud import CardReplay, CardState, FraudJob
 from streams.agents.labels import LabelJob, LabelReplay
 from streams.agents.recommendations import RecommendationJob, SessionReplay, SessionState
 from streams.clients.credentials import aiokafka_security
 from streams.clients.log_reader import LogReader
-from streams.contract.decoding import Limits, decode_transactions
+from streams.contract.columns import Limits
+from streams.contract.decoding import decode_transactions
 from streams.contract.topics import CLICKSTREAM, INPUTS, LABELS, MISSING, OUTPUTS, TRANSACTIONS, Topic, state_topic
+from streams.engine.device import Device
 from streams.engine.failover import Failover
 from streams.engine.metrics import Metrics
-from streams.engine.pipeline import Device, Job, Pipeline
+from streams.engine.pipeline import Job, Pipeline
 from streams.engine.publishing import Publisher
 from streams.errors import ClientHangs, KafkaUnavailable, NotAllowed, Standstill, TopicChanged
-from streams.policy.verdicts import Rules, Thresholds
+from streams.policy.rules import Rules
+from streams.policy.thresholds import Thresholds
 from streams.settings import Settings
 from streams.state.checkpointer import Checkpointer
 from streams.state.label_log import LabelLog

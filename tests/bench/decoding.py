@@ -9,7 +9,8 @@ import json
 import statistics
 import time
 
-from streams.contract.decoding import Limits, decode_transactions
+from streams.contract.columns import Limits
+from streams.contract.decoding import decode_transactions
 
 NOW_MS = 1_712_345_678_901
 BATCH_RECORDS = 2_048

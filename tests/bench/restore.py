@@ -24,7 +24,7 @@ from faust.types import TP
 from streams.agents.fraud import CardReplay, CardState
 from streams.clients.connection import QUIET
 from streams.clients.log_reader import LogReader
-from streams.contract.decoding import Limits
+from streams.contract.columns import Limits
 from streams.contract.topics import TRANSACTIONS, state_topic
 from streams.kafka import EmbeddedKafka
 from streams.settings import load_settings

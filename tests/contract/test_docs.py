@@ -15,7 +15,9 @@ import click
 import pytest
 
 from streams.commands import main
-from streams.contract.decoding import REJECTION_CODES, Limits, decode_transactions
+from streams.contract.columns import Limits
+from streams.contract.decoding import decode_transactions
+from streams.contract.diagnosis import REJECTION_CODES
 from streams.contract.topics import ALL
 from streams.settings import Settings, load_settings
 from tests.support.settings_docs import README, ROOT, SETTINGS_FILE, UNFIXED, settings_file, with_table

@@ -13,8 +13,11 @@ import yaml
 from hypothesis import given, settings
 from jsonschema import Draft202012Validator, ValidationError
 
-from streams.contract.decoding import REJECTION_CODES, Limits, decode_clicks, decode_labels, decode_transactions
+from streams.contract.columns import Limits
+from streams.contract.decoding import decode_clicks, decode_labels, decode_transactions
+from streams.contract.diagnosis import REJECTION_CODES
 from streams.contract.documents import EXAMPLES, asyncapi, json_schema, write_schemas
+from streams.contract.encoding import ModelName, Timing, encode_decisions, encode_recommendations
 from streams.contract.events import AMOUNT_MAX, EVENT_TIME_MS_MAX, EVENT_TIME_MS_MIN, Decision, Reason, Recommendation
 from streams.contract.topics import (
     CLICKSTREAM,
@@ -26,7 +29,6 @@ from streams.contract.topics import (
     TRANSACTIONS,
     Topic,
 )
-from streams.engine.publishing import ModelName, Timing, encode_decisions, encode_recommendations
 from streams.settings import Settings
 
 CONFIG = Path(__file__).parents[2] / "config"

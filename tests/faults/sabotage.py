@@ -27,7 +27,7 @@ import confluent_kafka
 import numpy as np
 from confluent_kafka import KafkaException, TopicPartition
 
-from models.runner import FraudRunner
+from models.fraud.runner import FraudRunner
 from streams.agents.fraud import CardReplay, FraudJob
 from streams.contract.topics import TRANSACTIONS
 from streams.engine import pipeline as scoring

@@ -26,8 +26,8 @@ from confluent_kafka.admin import AdminClient
 
 from streams.clients.topic_reader import TopicReader
 from streams.commands import main
-from streams.contract.decoding import encode_dead_letter
 from streams.contract.events import RankedItem, Recommendation, Timings
+from streams.contract.letters import encode_dead_letter
 from streams.kafka import EmbeddedKafka
 from streams.settings import load_settings
 

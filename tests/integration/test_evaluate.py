@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 from click.testing import CliRunner, Result
 
-from models.training.simulator import simulate_payments
+from models.simulator.payments import simulate_payments
 from streams.commands import main
 from streams.contract.topics import DECISIONS, TRANSACTIONS
 from streams.judging.answers import AnswersIncomplete, answers

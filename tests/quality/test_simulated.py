@@ -12,10 +12,12 @@ from models.evaluation.sessions import Sessions, Task, prefixes
 from models.features.cards import CardHistory
 from models.features.payments import PaymentFeatures, replay
 from models.features.terminals import DAY_MS, TerminalHistory
+from models.fraud.runner import FraudRunner
 from models.recommender.network import Vocabulary
-from models.runner import FraudRunner, RecommenderRunner
+from models.recommender.runner import RecommenderRunner
+from models.simulator.clicks import simulate_clicks
+from models.simulator.payments import simulate_payments
 from models.training.fraud import ordered
-from models.training.simulator import simulate_clicks, simulate_payments
 
 
 @pytest.mark.parametrize("seed", [11, 12, 13])

@@ -17,8 +17,8 @@ from faust.types import TP
 from faust.utils.tracing import noop_span
 
 from streams.clients.log_reader import LogReader
+from streams.engine.device import Device
 from streams.engine.metrics import Metrics
-from streams.engine.pipeline import Device
 from streams.errors import StreamsError
 from streams.state.checkpointer import Checkpointer
 from streams.state.table import StateTable

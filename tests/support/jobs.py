@@ -12,16 +12,18 @@ import orjson
 from faust.types import TP
 
 from models.features.terminals import TerminalHistory
-from models.runner import FraudRunner, RecommenderRunner
+from models.fraud.runner import FraudRunner
+from models.recommender.runner import RecommenderRunner
 from streams.agents.fraud import CardReplay, CardState, FraudJob
 from streams.agents.recommendations import RecommendationJob, SessionReplay, SessionState
-from streams.contract.decoding import Limits
+from streams.contract.columns import Limits
 from streams.contract.events import FAILED_AT, Headers
 from streams.contract.topics import CLICKSTREAM, TRANSACTIONS, Topic
 from streams.engine.failover import Failover
 from streams.engine.metrics import Metrics
 from streams.engine.publishing import Publisher
-from streams.policy.verdicts import Rules, Thresholds
+from streams.policy.rules import Rules
+from streams.policy.thresholds import Thresholds
 from streams.state.table import StateTable
 from streams.transport.outputs.producer import Outputs
 from streams.transport.record_batch import RecordBatch

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from models.features.cards import CardHistory
 from models.features.payments import PaymentFeatures
 from models.features.terminals import TerminalHistory
-from models.runner import FraudRunner
-from streams.contract.decoding import Limits, decode_labels, decode_transactions
+from models.fraud.runner import FraudRunner
+from streams.contract.columns import Limits
+from streams.contract.decoding import decode_labels, decode_transactions
 
 NOW_MS = 4_000_000_000_000
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import orjson
 
-from models.training.simulator import ClickSimulator, PaymentSimulator
+from models.simulator.clicks import ClickSimulator
+from models.simulator.payments import PaymentSimulator
 
 
 def payments(count: int, seed: int = 3, cards: int = 400) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

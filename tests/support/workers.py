@@ -19,7 +19,7 @@ import orjson
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from streams.commands.topics import create_topics
+from streams.clients.topic_admin import create_topics
 from streams.processes.identity import free_ports
 from streams.settings import load_settings
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from models.features.payments import FRAUD_FEATURES
-from models.runner import FraudRunner, RecommenderRunner
+from models.fraud.runner import FraudRunner
+from models.recommender.runner import RecommenderRunner
 from streams.agents.fraud import FraudJob
 from streams.agents.recommendations import RecommendationJob
 from streams.contract.topics import CLICKSTREAM, TRANSACTIONS
 from streams.engine.failover import PAUSE_S_MIN
 from streams.errors import ModelFailed
-from streams.policy.verdicts import Thresholds
+from streams.policy.thresholds import Thresholds
 from tests.support.jobs import Bench, failed_at
 from tests.support.traffic import clicks, payments
 

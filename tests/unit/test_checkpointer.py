@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from faust.types import TP
 
+from streams.engine.device import Device
 from streams.engine.metrics import Metrics
-from streams.engine.pipeline import Device
 from streams.errors import ClientHangs, DeliveryFailed
 from streams.state.checkpointer import Checkpointer
 from streams.transport.ownership.group_member import GroupMember

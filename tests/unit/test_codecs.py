@@ -11,16 +11,12 @@ import pytest
 from faust.types import TP
 from jsonschema import Draft202012Validator
 
-from streams.contract.decoding import (
-    REJECTION_CODES,
-    Limits,
-    decode_clicks,
-    decode_labels,
-    decode_transactions,
-    encode_dead_letter,
-)
+from streams.contract.columns import Limits
+from streams.contract.decoding import decode_clicks, decode_labels, decode_transactions
+from streams.contract.diagnosis import REJECTION_CODES
 from streams.contract.documents import EXAMPLES, json_schema
 from streams.contract.events import FAILED_AT, LETTER_KEY_BYTES_MAX, LETTER_VALUE_BYTES_MAX, DeadLetter, Headers
+from streams.contract.letters import encode_dead_letter
 from streams.contract.topics import DEAD_LETTERS
 from streams.engine.publishing import Publisher
 from streams.transport.outputs.producer import OutputProducer

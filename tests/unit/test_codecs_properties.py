@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 
-from streams.contract.decoding import REJECTION_CODES, Limits, decode_clicks, decode_labels, decode_transactions
+from streams.contract.columns import Limits
+from streams.contract.decoding import decode_clicks, decode_labels, decode_transactions
+from streams.contract.diagnosis import REJECTION_CODES
 from streams.contract.json_scan import CLEAN, NESTING_MAX, SUSPECT, has_duplicate_key, scan_keys
 
 NOW_MS = 1_712_345_678_901

@@ -14,7 +14,8 @@ from click.testing import CliRunner, Result
 
 from models.artifacts import load_artifact
 from models.evaluation.plots import FRAUD_PLOTS, RECOMMENDER_PLOTS
-from models.training.simulator import simulate_clicks, simulate_payments
+from models.simulator.clicks import simulate_clicks
+from models.simulator.payments import simulate_payments
 from streams.commands import main
 from streams.judging.fraud import identifiers
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 
-from streams.engine.pipeline import Device
+from streams.engine.device import Device
 
 
 def test_a_call_that_nobody_waits_for_keeps_the_device_busy() -> None:

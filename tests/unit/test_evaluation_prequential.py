@@ -14,8 +14,9 @@ from models.errors import EvaluationError
 from models.evaluation.baselines import BASELINES, BOOK_FEATURES, baseline_scores, book_features
 from models.evaluation.leakage import refuse_knowledge_of
 from models.evaluation.prequential import Payments, Week, card_precisions, mean
+from models.simulator.blocks import DAY_MS
+from models.simulator.payments import simulate_payments
 from models.training.fraud import ordered
-from models.training.simulator import DAY_MS, simulate_payments
 
 FIRST = int(datetime(2024, 3, 4, tzinfo=UTC).timestamp() * 1000)
 

@@ -21,19 +21,16 @@ from faust.types import TP
 
 from models.artifacts import MANIFEST_FILE, WEIGHTS_FILE, _version, default_artifact, load_artifact, save_artifact
 from models.errors import ModelError
-from models.runner import FraudRunner, RecommenderRunner
+from models.fraud.runner import FraudRunner
+from models.recommender.runner import RecommenderRunner
 from streams.agents.fraud import CardReplay, CardState
 from streams.agents.recommendations import SessionState
 from streams.commands.dead_letters import _parsed
 from streams.commands.watch import dead_letter_line
-from streams.contract.decoding import (
-    REJECTION_CODES,
-    Limits,
-    decode_clicks,
-    decode_labels,
-    decode_transactions,
-    encode_dead_letter,
-)
+from streams.contract.columns import Limits
+from streams.contract.decoding import decode_clicks, decode_labels, decode_transactions
+from streams.contract.diagnosis import REJECTION_CODES
+from streams.contract.letters import encode_dead_letter
 from streams.errors import KafkaUnavailable, SettingsError, StreamsError
 from streams.kafka.cluster import RECORD, Broker, Cluster, read_cluster
 from streams.settings import Settings, load_settings

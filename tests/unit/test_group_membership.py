@@ -10,7 +10,7 @@ import pytest
 from aiokafka.errors import GroupAuthorizationFailedError
 
 from streams.errors import KafkaUnavailable
-from streams.transport.consumer import ConsumerOnLoop
+from streams.transport.on_loop import ConsumerOnLoop
 
 
 class Service:

@@ -12,14 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.artifacts import default_artifact, load_artifact, save_artifact
+from models.devices import resolve_device, resolve_dtype
 from models.errors import ArtifactError, FeatureMismatch, ModelError
 from models.features.cards import CardHistory
 from models.features.payments import FRAUD_FEATURES, PaymentFeatures, replay
 from models.features.terminals import TerminalHistory
 from models.fraud.network import REASON_GROUPS, FraudModel
-from models.runner import BASELINE, OTHER, FraudRunner, resolve_device, resolve_dtype
+from models.fraud.runner import BASELINE, OTHER, FraudRunner
+from models.simulator.blocks import DAY_MS
+from models.simulator.payments import simulate_payments
 from models.training.fraud import measure
-from models.training.simulator import DAY_MS, simulate_payments
 from tests.support.processor_time import in_matrix_products
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from models.artifacts import default_artifact, load_artifact, save_artifact
 from models.errors import ModelError
-from models.runner import FraudRunner, RecommenderRunner
+from models.fraud.runner import FraudRunner
+from models.recommender.runner import RecommenderRunner
 
 GONE = object()
 FRAUD, RECOMMENDER = (load_artifact(default_artifact(kind)) for kind in ("fraud", "recommender"))

@@ -11,11 +11,13 @@ import torch
 from models.artifacts import default_artifact, load_artifact, save_artifact
 from models.errors import ArtifactError, ModelError
 from models.features.clicks import NewItems
-from models.recommender.blend import Blend, NeighbourSettings, PastSessions, largest
+from models.recommender.blend import Blend, NeighbourSettings, PastSessions
+from models.recommender.blend_kernels import largest
+from models.recommender.candidates import left_aligned
 from models.recommender.network import RecommenderModel, Vocabulary
-from models.runner import NEIGHBOURS, PARTS, POPULAR, SEQUENCE, RecommenderRunner, left_aligned
+from models.recommender.runner import NEIGHBOURS, PARTS, POPULAR, SEQUENCE, RecommenderRunner
+from models.simulator.clicks import simulate_clicks
 from models.training.recommender import examples_of, hits, sessions_of
-from models.training.simulator import simulate_clicks
 from tests.support.processor_time import in_matrix_products
 
 

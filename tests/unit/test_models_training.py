@@ -12,10 +12,13 @@ from models.features.cards import CardHistory
 from models.features.payments import FRAUD_FEATURES, PaymentFeatures, replay
 from models.features.terminals import TerminalHistory
 from models.fraud.network import FraudModel
-from models.runner import FraudRunner, RecommenderRunner
+from models.fraud.runner import FraudRunner
+from models.recommender.runner import RecommenderRunner
+from models.simulator.blocks import DAY_MS
+from models.simulator.clicks import simulate_clicks
+from models.simulator.payments import simulate_payments
 from models.training import fraud, recommender, sequence
 from models.training.reproducible import reproducible
-from models.training.simulator import DAY_MS, simulate_clicks, simulate_payments
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import pytest
 from faust.types import TP
 
+from streams.engine.device import Device
 from streams.engine.metrics import Metrics
-from streams.engine.pipeline import Device, Pipeline
+from streams.engine.pipeline import Pipeline
 from streams.settings import Settings
 from streams.transport.outputs.producer import Delivery, Outputs
 from streams.transport.record_batch import RecordBatch

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from models.features.cards import CardHistory
 from models.features.payments import FRAUD_FEATURES, PaymentFeatures, replay
 from models.features.terminals import TerminalHistory
-from models.runner import FraudRunner
-from models.training.simulator import simulate_payments
+from models.fraud.runner import FraudRunner
+from models.simulator.payments import simulate_payments
 from streams.contract.events import Reason
-from streams.policy.verdicts import APPROVE, REVIEW, Rules, Verdicts
+from streams.policy.rules import Rules
+from streams.policy.verdicts import APPROVE, REVIEW, Verdicts
 from streams.settings import Settings
 
 RULES = Rules(card_count_10min=4, amount_over_typical=5.0, terminal_frauds=2.0, night_amount=500.0)

@@ -7,15 +7,9 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from models.training.simulator import (
-    DAY_MS,
-    PATTERNS,
-    START_MS,
-    ClickSimulator,
-    PaymentSimulator,
-    simulate_clicks,
-    simulate_payments,
-)
+from models.simulator.blocks import DAY_MS, START_MS
+from models.simulator.clicks import ClickSimulator, simulate_clicks
+from models.simulator.payments import PATTERNS, PaymentSimulator, simulate_payments
 
 
 @pytest.fixture(scope="module")

@@ -21,14 +21,19 @@ import pytest
 from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicPartition
 
 import streams.clients.committed
+import streams.clients.hang_watch
 import streams.clients.log_reader
+import streams.engine.device
 import streams.engine.pipeline
 import streams.state.checkpointer
 import streams.state.table
 import streams.state.writer
 import streams.transport.consumer
+import streams.transport.flow
+import streams.transport.on_loop
 import streams.transport.outputs.producer
 import streams.transport.outputs.transactions
+import streams.transport.ownership.leftovers
 import streams.transport.ownership.ownership
 import streams.transport.record_batch
 import streams.worker.worker
@@ -453,23 +458,24 @@ def _offset(place: Place, found: tuple[int, str]) -> Any:
 @contextmanager
 def simulated_world() -> Iterator[pytest.MonkeyPatch]:
     """Put clients, clock, pools and locks of the simulation in the place of the real ones."""
-    transport = streams.transport
+    transport, clients, state, engine = streams.transport, streams.clients, streams.state, streams.engine
+    outputs, ownership = transport.outputs, transport.ownership
     with pytest.MonkeyPatch.context() as patch:
-        for module in (transport.producer, transport.state_writer):
+        for module in (outputs.producer, state.writer):
             patch.setattr(module, "RdProducer", Producer)
-        for module in (transport.reader, transport.committed):
+        for module in (clients.log_reader, clients.committed):
             patch.setattr(module, "Consumer", Consumer)
-        for module in (transport.reader, transport.ownership):
+        for module in (clients.log_reader, ownership.ownership):
             patch.setattr(module, "AdminClient", AdminClient)
         for module in (
-            transport.consumer, transport.flow, transport.hang_watch, transport.leftovers, transport.record_batch,
-            transport.producer, transport.state_writer, transport.ownership, transport.reader, transport.transactions,
-            streams.state.checkpointer, streams.engine.pipeline, streams.state.table, streams.worker.worker,
+            transport.consumer, transport.on_loop, transport.flow, transport.record_batch, clients.hang_watch,
+            clients.log_reader, outputs.producer, outputs.transactions, ownership.leftovers, ownership.ownership,
+            state.checkpointer, state.table, state.writer, engine.pipeline, streams.worker.worker,
         ):  # fmt: skip
             patch.setattr(module, "time", Clock)
-        for module in (transport.transactions, streams.state.checkpointer, streams.engine.pipeline):
+        for module in (outputs.transactions, state.checkpointer, engine.device):
             patch.setattr(module, "ThreadPoolExecutor", Pool)
-        patch.setattr(transport.transactions, "threading", SimpleNamespace(Lock=Lock))
+        patch.setattr(outputs.transactions, "threading", SimpleNamespace(Lock=Lock))
         # Its spans are bound to the context of a task, and a task of a killed process is closed from outside.
         patch.setattr(faust.transport.consumer, "traced_from_parent_span", lambda span: lambda call, **_: call)
         yield patch

@@ -1,6 +1,7 @@
 """Settings: defaults here, files and the environment only override, impossible combinations are refused at start.
 
 Order, the later wins: the defaults below, the file named by `STREAMS_CONFIG`, `STREAMS_<KEY>` variables, keyword arguments.
+Each setting stands in one place: type, limits, meaning and default. Groups say what belongs together; keys are flat.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import logging
 import os
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import msgspec
+from msgspec import Meta
 
+from streams.contract.topics import Topics
 from streams.errors import SettingsError
 
 logger = logging.getLogger(__name__)
@@ -37,115 +40,242 @@ def _state_dir() -> str:
     return str((Path(base) if base else Path.home() / ".local" / "state") / "streams")
 
 
-def setting(default: Any, doc: str, *, secret: bool = False) -> Any:
-    """Declare one setting: its default and its meaning; the table in the README is made from these."""
-    kind = "default_factory" if callable(default) else "default"
-    return field(**{kind: default}, metadata={"doc": doc, "secret": secret}, repr=not secret)
+def says(meaning: str, low: float | None = None, high: float | None = None, *, secret: bool = False) -> Meta:
+    """Return what stands beside a setting's type: its meaning, its limits, and whether its value is never shown."""
+    return Meta(description=meaning, ge=low, le=high, extra={"secret": secret})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """The cluster, and what this application is called on it."""
+
+    bootstrap_servers: Annotated[
+        str, says("host:port[,host:port] of the cluster; empty: the broker of `streams kafka start`")
+    ] = ""
+    application_id: Annotated[str, says("consumer group, and prefix of the state topics and transactional ids")] = (
+        "streams"
+    )
+    topic_prefix: Annotated[
+        str, says("prefix of the six public topics' names, so that several applications share a cluster")
+    ] = ""
+    guarantee: Annotated[Guarantee, says("delivery guarantee of decisions")] = "exactly_once"
+    state_dir: Annotated[str, says("folder of the embedded broker, of the checkpoint files and of Faust's own")] = (
+        field(default_factory=_state_dir)
+    )
+    worker_slot: Annotated[
+        int | None, says("small number, stable for a worker: static membership, transactional id, port offset", 0, 999)
+    ] = None
+    partitions: Annotated[int, says("partitions of each topic when it is created", 1, 1000)] = 4
+    replication_factor: Annotated[int, says("replicas of each topic when it is created", 1, 9)] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """Frozen models and where they run."""
+
+    device: Annotated[Device, says("where the models run; auto takes CUDA when it is there")] = "auto"
+    dtype: Annotated[Dtype, says("arithmetic of the networks; bfloat16 on CUDA only")] = "float32"
+    torch_threads: Annotated[int, says("intra-op threads of torch on the CPU", 1, 256)] = 1
+    fraud_artifact: Annotated[str, says("folder of the fraud artifact; empty: the one that ships")] = ""
+    recommender_artifact: Annotated[str, says("folder of the recommender artifact; empty: the one that ships")] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batching:
+    """From a fetch to a micro-batch."""
+
+    batch_records_max: Annotated[int, says("records in one micro-batch", 1, 65_536)] = 2048
+    wait_ms_max: Annotated[float, says("how long a micro-batch may wait for more records; 0: never", 0.0, 1_000.0)] = (
+        0.0
+    )
+    inline_records_max: Annotated[
+        int, says("micro-batches up to this size run on the event loop, larger ones on the device thread", 0, 65_536)
+    ] = 512
+    queue_records_max: Annotated[int, says("unconfirmed records per topic at which fetching pauses", 1, 1_000_000)] = (
+        16_384
+    )
+    queue_bytes_max: Annotated[
+        int, says("unconfirmed bytes per topic at which fetching pauses", 1_048_576, 17_179_869_184)
+    ] = 67_108_864
+    fetch_records_max: Annotated[
+        int, says("records of one partition in one piece, the least that a micro-batch takes", 1, 100_000)
+    ] = 1_000
+    fetch_wait_ms_max: Annotated[
+        int,
+        says(
+            "while records flow, how long the broker may collect them for one fetch; 4 times as long after one of 64 records",
+            0,
+            1_000,
+        ),
+    ] = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovery:
+    """Commits, checkpoints, stops."""
+
+    commit_interval_ms: Annotated[
+        int | None,
+        says(
+            "time between commits, of transactions or of offsets; unset: 20 with exactly_once, 100 with at_least_once",
+            10,
+            60_000,
+        ),
+    ] = None
+    checkpoint_interval_s: Annotated[float, says("time between checkpoints of the feature state", 0.1, 3_600.0)] = 10.0
+    checkpoint_files: Annotated[
+        FilesKept,
+        says("checkpoints also kept as files, for a fast restart: of own partitions; of all: a warm standby; or none"),
+    ] = "own"
+    drain_s_max: Annotated[float, says("how long a stopping worker may finish what it has begun", 0.1, 60.0)] = 8.0
+    stall_s_max: Annotated[
+        float, says("how long a partition may stand still before the worker stops to begin anew", 15.0, 86_400.0)
+    ] = 120.0
+    session_timeout_s: Annotated[
+        float, says("silence after which the group takes a worker's partitions away", 6.0, 300.0)
+    ] = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """Bounds on input records."""
+
+    record_bytes_max: Annotated[
+        int, says("size of an input record's value; larger ones become dead letters", 1_024, 16_777_216)
+    ] = 65_536
+    event_time_ahead_s_max: Annotated[int, says("how far event_time may lie in the future", 0, 315_360_000)] = 86_400
+    duplicates_horizon_h: Annotated[
+        float, says("hours for which an id is remembered, so that a repeated record is decided once", 0.001, 8_760.0)
+    ] = 24.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decisions:
+    """What decisions and recommendations say."""
+
+    review_threshold: Annotated[
+        float | None, says("score from which a payment is reviewed; unset: the artifact's", 0.0, 1.0)
+    ] = None
+    decline_threshold: Annotated[
+        float | None, says("score from which a payment is declined; unset: the artifact's", 0.0, 1.0)
+    ] = None
+    reasons_max: Annotated[int, says("reasons named with a review or a decline", 0, 50)] = 3
+    top_k: Annotated[int, says("items of a recommendation", 1, 1_000)] = 20
+    seen_items: Annotated[
+        SeenItems, says("items that the session has seen: never recommended, or ranked as any other")
+    ] = "drop"
+    new_items: Annotated[NewItems, says("items that the model has never seen: recommended once clicked, or never")] = (
+        "recommend"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Degraded:
+    """What decides while a model fails."""
+
+    model_failure: Annotated[
+        ModelFailure,
+        says(
+            "when the model fails for everything: stop, or decide without it, marked degraded, until it answers again"
+        ),
+    ] = "stop"
+    rule_card_count_10min: Annotated[
+        int, says("degraded: payments of a card within 10 minutes from which they are reviewed", 2, 1_000)
+    ] = 4
+    rule_amount_over_typical: Annotated[
+        float, says("degraded: multiple of what the card usually pays from which a payment is reviewed", 1.01, 1_001.0)
+    ] = 5.0
+    rule_terminal_frauds: Annotated[
+        float,
+        says(
+            "degraded: frauds among a terminal's last 5 labelled payments from which its payments are reviewed; 6: never",
+            0.1,
+            6.0,
+        ),
+    ] = 2.0
+    rule_night_amount: Annotated[
+        float, says("degraded: amount from which a payment between 00:00 and 07:00 UTC is reviewed", 0.01, 1e12)
+    ] = 500.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Http:
+    """The worker's pages."""
+
+    http_host: Annotated[str, says("address of /live, /ready and /metrics")] = "127.0.0.1"
+    http_port: Annotated[int, says("port of /live, /ready and /metrics, plus worker_slot", 1, 65_535)] = 6066
+    http_token: Annotated[
+        str,
+        says("token (Authorization: Bearer) for HTTP methods other than GET and HEAD; empty: all refused", secret=True),
+    ] = field(default="", repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Security:
+    """TLS and users."""
+
+    security_protocol: Annotated[SecurityProtocol, says("as in librdkafka's security.protocol")] = "PLAINTEXT"
+    sasl_mechanism: Annotated[SaslMechanism, says("as in librdkafka's sasl.mechanism")] = "PLAIN"
+    sasl_username: Annotated[str, says("SASL user")] = ""
+    sasl_password: Annotated[str, says("SASL password", secret=True)] = field(default="", repr=False)
+    ssl_ca_location: Annotated[str, says("file of the certificate authority; empty: the system's")] = ""
+    ssl_certificate_location: Annotated[str, says("file of the client's certificate")] = ""
+    ssl_key_location: Annotated[str, says("file of the client's key")] = ""
+    ssl_key_password: Annotated[str, says("password of the client's key", secret=True)] = field(default="", repr=False)
+
+
+GROUPS = (Cluster, Models, Batching, Recovery, Input, Decisions, Degraded, Http, Security)
+
+
+class Setting(NamedTuple):
+    """What is declared of one setting.
+
+    Attributes:
+        name: its key in files; `STREAMS_<NAME>` in the environment.
+        group: the group that declares it.
+        kind: the type of its values, without limits; unset is allowed where it is optional.
+        bounds: lowest and highest value that can work; None where it has no limits.
+        meaning: one line.
+        is_secret: its value is never shown.
+        default: None where it is unset or not fixed.
+    """
+
+    name: str
+    group: type
+    kind: Any
+    bounds: tuple[float, float] | None
+    meaning: str
+    is_secret: bool
+    default: Any
+
+    def initial(self) -> Any:
+        """Return the value in use where nothing sets it."""
+        return _state_dir() if self.name == "state_dir" else self.default
+
+
+def _declared() -> Iterator[Setting]:
+    for group in GROUPS:
+        hints = get_type_hints(group, include_extras=True)
+        for declared in fields(group):
+            kind, meta = get_args(hints[declared.name])
+            kind = next((each for each in get_args(kind) if isinstance(each, type) and each is not type(None)), kind)
+            bounds = None if meta.ge is None else (meta.ge, meta.le)
+            default = None if declared.default is MISSING else declared.default
+            yield Setting(declared.name, group, kind, bounds, meta.description, meta.extra["secret"], default)
+
+
+SETTINGS = tuple(_declared())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Security, Http, Degraded, Decisions, Input, Recovery, Batching, Models, Cluster):
     """Every setting of the worker and of the commands. Frozen; see `load_settings`."""
 
-    bootstrap_servers: str = setting(
-        "", "host:port[,host:port] of the cluster; empty: the broker of `streams kafka start`"
-    )
-    application_id: str = setting("streams", "consumer group, and prefix of the state topics and transactional ids")
-    guarantee: Guarantee = setting("exactly_once", "delivery guarantee of decisions")
-    state_dir: str = setting(_state_dir, "folder of the embedded broker, of the checkpoint files and of Faust's own")
-    worker_slot: int | None = setting(
-        None, "small number, stable for a worker: static membership, transactional id, port offset"
-    )
-    partitions: int = setting(4, "partitions of each topic when it is created")
-    replication_factor: int = setting(1, "replicas of each topic when it is created")
-
-    device: Device = setting("auto", "where the models run; auto takes CUDA when it is there")
-    dtype: Dtype = setting("float32", "arithmetic of the networks; bfloat16 on CUDA only")
-    torch_threads: int = setting(1, "intra-op threads of torch on the CPU")
-    fraud_artifact: str = setting("", "folder of the fraud artifact; empty: the one that ships")
-    recommender_artifact: str = setting("", "folder of the recommender artifact; empty: the one that ships")
-
-    batch_records_max: int = setting(2048, "records in one micro-batch")
-    wait_ms_max: float = setting(0.0, "how long a micro-batch may wait for more records; 0: never")
-    inline_records_max: int = setting(
-        512, "micro-batches up to this size run on the event loop, larger ones on the device thread"
-    )
-    queue_records_max: int = setting(
-        16_384, "records of a topic delivered and not yet confirmed before fetching pauses"
-    )
-    queue_bytes_max: int = setting(67_108_864, "bytes of these records before fetching pauses")
-    fetch_records_max: int = setting(1_000, "records of one partition in one piece, the least that a micro-batch takes")
-    fetch_wait_ms_max: int = setting(
-        2,
-        "while records flow, how long the broker may collect them for one fetch; 4 times as long after one of 64 records",
-    )
-    commit_interval_ms: int | None = setting(
-        None, "time between commits, of transactions or of offsets; unset: 20 with exactly_once, 100 with at_least_once"
-    )
-    checkpoint_interval_s: float = setting(10.0, "time between checkpoints of the feature state")
-    checkpoint_files: FilesKept = setting(
-        "own", "checkpoints also kept as files, for a fast restart: of own partitions; of all: a warm standby; or none"
-    )
-    drain_s_max: float = setting(8.0, "how long a stopping worker may finish what it has begun")
-    stall_s_max: float = setting(120.0, "how long a partition may stand still before the worker stops to begin anew")
-    session_timeout_s: float = setting(10.0, "silence after which the group takes a worker's partitions away")
-
-    record_bytes_max: int = setting(65_536, "size of an input record's value; larger ones become dead letters")
-    event_time_ahead_s_max: int = setting(86_400, "how far event_time may lie in the future")
-
-    duplicates_horizon_h: float = setting(
-        24.0, "hours for which an id is remembered, so that a repeated record is decided once"
-    )
-
-    review_threshold: float | None = setting(None, "score from which a payment is reviewed; unset: the artifact's")
-    decline_threshold: float | None = setting(None, "score from which a payment is declined; unset: the artifact's")
-    reasons_max: int = setting(3, "reasons named with a review or a decline")
-    top_k: int = setting(20, "items of a recommendation")
-    seen_items: SeenItems = setting(
-        "drop", "items that the session has seen: never recommended, or ranked as any other"
-    )
-    new_items: NewItems = setting(
-        "recommend", "items that the model has never seen: recommended once clicked, or never"
-    )
-
-    model_failure: ModelFailure = setting(
-        "stop",
-        "when the model fails for everything: stop, or decide without it, marked degraded, until it answers again",
-    )
-    rule_card_count_10min: int = setting(
-        4, "degraded: payments of a card within 10 minutes from which they are reviewed"
-    )
-    rule_amount_over_typical: float = setting(
-        5.0, "degraded: multiple of what the card usually pays from which a payment is reviewed"
-    )
-    rule_terminal_frauds: float = setting(
-        2.0,
-        "degraded: frauds among a terminal's last 5 labelled payments from which its payments are reviewed; 6: never",
-    )
-    rule_night_amount: float = setting(
-        500.0, "degraded: amount from which a payment between 00:00 and 07:00 UTC is reviewed"
-    )
-
-    http_host: str = setting("127.0.0.1", "address of /live, /ready and /metrics")
-    http_port: int = setting(6066, "port of /live, /ready and /metrics, plus worker_slot")
-    http_token: str = setting(
-        "", "token (Authorization: Bearer) for HTTP methods other than GET and HEAD; empty: all refused", secret=True
-    )
-
-    security_protocol: SecurityProtocol = setting("PLAINTEXT", "as in librdkafka's security.protocol")
-    sasl_mechanism: SaslMechanism = setting("PLAIN", "as in librdkafka's sasl.mechanism")
-    sasl_username: str = setting("", "SASL user")
-    sasl_password: str = setting("", "SASL password", secret=True)
-    ssl_ca_location: str = setting("", "file of the certificate authority; empty: the system's")
-    ssl_certificate_location: str = setting("", "file of the client's certificate")
-    ssl_key_location: str = setting("", "file of the client's key")
-    ssl_key_password: str = setting("", "password of the client's key", secret=True)
-
     def __post_init__(self) -> None:
-        for name, low, high in _RANGES:
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise SettingsError(f"{name}={value}: expected {low} to {high}")
+        for setting in SETTINGS:
+            value = getattr(self, setting.name)
+            if setting.bounds is not None and value is not None and not setting.bounds[0] <= value <= setting.bounds[1]:
+                raise SettingsError(f"{setting.name}={value}: expected {setting.bounds[0]} to {setting.bounds[1]}")
         if self.queue_records_max < self.batch_records_max:
             raise SettingsError(
                 f"queue_records_max={self.queue_records_max} is below batch_records_max={self.batch_records_max}; "
@@ -182,6 +312,11 @@ class Settings:
                 f"application_id={self.application_id!r}: expected 1 to 200 letters, digits, dots, dashes or underscores, "
                 "since topics and transactional ids begin with it"
             )
+        if not re.fullmatch(r"[A-Za-z0-9._-]{0,100}", self.topic_prefix):
+            raise SettingsError(
+                f"topic_prefix={self.topic_prefix!r}: expected up to 100 letters, digits, dots, dashes or underscores, "
+                "since topics' names begin with it"
+            )
         if self.http_port + (self.worker_slot or 0) > 65_535:
             raise SettingsError(
                 f"http_port={self.http_port} plus worker_slot={self.worker_slot} exceeds 65535; lower http_port"
@@ -201,6 +336,11 @@ class Settings:
     def group_instance_id(self) -> str | None:
         """Static membership's id; None where no slot is set."""
         return None if self.worker_slot is None else f"{self.application_id}-{self.worker_slot}"
+
+    @property
+    def topics(self) -> Topics:
+        """The public topics by their names on the cluster."""
+        return Topics.under(self.topic_prefix)
 
     def brokers(self) -> str:
         """Return the address in use.
@@ -237,38 +377,6 @@ class Settings:
 
 # Every key with a long path is a few KB; the parser's time grows with nesting, which this bounds too.
 FILE_BYTES_MAX = 65_536
-
-# name, lowest, highest that can work; the README's table shows them.
-_RANGES: tuple[tuple[str, float, float], ...] = (
-    ("worker_slot", 0, 999),
-    ("partitions", 1, 1000),
-    ("replication_factor", 1, 9),
-    ("torch_threads", 1, 256),
-    ("batch_records_max", 1, 65_536),
-    ("wait_ms_max", 0.0, 1_000.0),
-    ("inline_records_max", 0, 65_536),
-    ("queue_records_max", 1, 1_000_000),
-    ("queue_bytes_max", 1_048_576, 17_179_869_184),
-    ("fetch_records_max", 1, 100_000),
-    ("fetch_wait_ms_max", 0, 1_000),
-    ("commit_interval_ms", 10, 60_000),
-    ("checkpoint_interval_s", 0.1, 3_600.0),
-    ("drain_s_max", 0.1, 60.0),
-    ("stall_s_max", 15.0, 86_400.0),
-    ("session_timeout_s", 6.0, 300.0),
-    ("record_bytes_max", 1_024, 16_777_216),
-    ("event_time_ahead_s_max", 0, 315_360_000),
-    ("duplicates_horizon_h", 0.001, 8_760.0),
-    ("review_threshold", 0.0, 1.0),
-    ("decline_threshold", 0.0, 1.0),
-    ("reasons_max", 0, 50),
-    ("top_k", 1, 1_000),
-    ("rule_card_count_10min", 2, 1_000),
-    ("rule_amount_over_typical", 1.01, 1_001.0),
-    ("rule_terminal_frauds", 0.1, 6.0),
-    ("rule_night_amount", 0.01, 1e12),
-    ("http_port", 1, 65_535),
-)
 
 
 def load_settings(path: str | Path | None = None, env: Mapping[str, str] = os.environ, **overrides: Any) -> Settings:
@@ -341,4 +449,4 @@ def _expected(hint: Any) -> str:
 
 # Variables of this name that are no settings: the file's path, and what the tests read.
 _NOT_KEYS = frozenset({"STREAMS_CONFIG", "STREAMS_TEST_BOOTSTRAP_SERVERS"})
-_SECRETS = frozenset(f.name for f in fields(Settings) if f.metadata["secret"])
+_SECRETS = frozenset(each.name for each in SETTINGS if each.is_secret)

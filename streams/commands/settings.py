@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, Field, fields
-from typing import Any
 
 import click
 
-from streams.settings import Settings, load_settings
+from streams.settings import SETTINGS, load_settings
 
 
 @click.command()
@@ -27,21 +25,14 @@ def settings(changed: bool, as_json: bool) -> None:
     """
     loaded = load_settings()
     rows = []
-    for declared in fields(Settings):
-        value = getattr(loaded, declared.name)
-        differs = value != _default(declared)
+    for setting in SETTINGS:
+        value = getattr(loaded, setting.name)
+        differs = value != setting.initial()
         if differs or not changed:
-            shown = "***" if declared.metadata["secret"] and value else value
-            rows.append((declared.name, shown, differs, declared.metadata["doc"]))
+            rows.append((setting.name, "***" if setting.is_secret and value else value, differs, setting.meaning))
     if as_json:
         click.echo(json.dumps({name: shown for name, shown, _, _ in rows}, indent=2))
         return
     for name, shown, differs, doc in rows:
         text = '""' if shown == "" else "unset" if shown is None else str(shown)
         click.echo(f"{'*' if differs else ' '} {name:<26} {text:<28} {doc}")
-
-
-def _default(declared: Field[Any]) -> Any:
-    if declared.default_factory is not MISSING:
-        return declared.default_factory()
-    return declared.default

@@ -1,6 +1,8 @@
 """Every topic of the project, declared once: name, key, partitions, retention, schema."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
 from typing import Final
 
 from msgspec import Struct
@@ -61,6 +63,38 @@ DEAD_LETTERS: Final = Topic("dead-letters", None, DeadLetter, _kept_for(days=30)
 INPUTS: Final = (TRANSACTIONS, CLICKSTREAM, LABELS)
 OUTPUTS: Final = (DECISIONS, RECOMMENDATIONS, DEAD_LETTERS)
 ALL: Final = INPUTS + OUTPUTS
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The public topics by their role, with the names that they have on one cluster."""
+
+    transactions: Topic = TRANSACTIONS
+    clickstream: Topic = CLICKSTREAM
+    labels: Topic = LABELS
+    decisions: Topic = DECISIONS
+    recommendations: Topic = RECOMMENDATIONS
+    dead_letters: Topic = DEAD_LETTERS
+
+    @classmethod
+    def under(cls, prefix: str) -> Topics:
+        """Return the topics whose names begin with `prefix` (the setting `topic_prefix`)."""
+        return cls(*(replace(topic, name=prefix + topic.name) for topic in ALL)) if prefix else cls()
+
+    @property
+    def inputs(self) -> tuple[Topic, ...]:
+        """Topics that workers read."""
+        return self.transactions, self.clickstream, self.labels
+
+    @property
+    def outputs(self) -> tuple[Topic, ...]:
+        """Topics that workers write."""
+        return self.decisions, self.recommendations, self.dead_letters
+
+    @property
+    def all(self) -> tuple[Topic, ...]:
+        """All of them, inputs first."""
+        return self.inputs + self.outputs
 
 
 def state_topic(application_id: str, name: str, source_partitions: int) -> Topic:

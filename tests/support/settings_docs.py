@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal, get_args, get_origin
 
-from streams.settings import _RANGES, Settings
+from streams.settings import SETTINGS, Setting
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -29,43 +28,38 @@ FILE_HEAD = """\
 """
 
 
-def allowed(declared: Field[Any]) -> str:
+def allowed(setting: Setting) -> str:
     """Return what a setting accepts: the listed words, or its type with its range."""
-    hint = get_type_hints(Settings)[declared.name]
-    if get_origin(hint) is Literal:
-        return ", ".join(get_args(hint))
-    names = [kind.__name__ for kind in (get_args(hint) or (hint,)) if kind is not type(None)]
-    kind = {"str": "text", "int": "whole number", "float": "number"}[names[0]]
-    bounds = {name: (low, high) for name, low, high in _RANGES}.get(declared.name)
-    return kind if bounds is None else f"{kind}, {bounds[0]:,} to {bounds[1]:,}"
-
-
-def default(declared: Field[Any]) -> Any:
-    """Return a setting's default; None where it has no fixed one."""
-    return None if declared.default is MISSING else declared.default
+    if get_origin(setting.kind) is Literal:
+        return ", ".join(get_args(setting.kind))
+    kind = {str: "text", int: "whole number", float: "number"}[setting.kind]
+    return kind if setting.bounds is None else f"{kind}, {setting.bounds[0]:,} to {setting.bounds[1]:,}"
 
 
 def settings_table() -> str:
     """Return the README's table of settings."""
     lines = ["| key | default | accepts | meaning |", "|---|---|---|---|"]
-    for declared in fields(Settings):
-        value = default(declared)
-        shown = UNFIXED[declared.name][0] if value is None else "empty" if value == "" else f"`{value}`"
-        meaning = declared.metadata["doc"] + (" (secret: never shown)" if declared.metadata["secret"] else "")
-        lines.append(f"| `{declared.name}` | {shown} | {allowed(declared)} | {meaning} |")
+    for setting in SETTINGS:
+        value = setting.default
+        shown = UNFIXED[setting.name][0] if value is None else "empty" if value == "" else f"`{value}`"
+        meaning = setting.meaning + (" (secret: never shown)" if setting.is_secret else "")
+        lines.append(f"| `{setting.name}` | {shown} | {allowed(setting)} | {meaning} |")
     return "\n".join(lines)
 
 
 def settings_file() -> str:
     """Return the text of config/streams.toml."""
     parts = [FILE_HEAD]
-    for declared in fields(Settings):
-        value = default(declared)
-        note = "" if value is not None else f" Default: {UNFIXED[declared.name][0].strip('`')}."
-        example = UNFIXED[declared.name][1] if value is None else value
-        meaning = declared.metadata["doc"]
-        parts.append(f"# {declared.name}: {meaning} ({allowed(declared)}).{note}")
-        parts.append(f"#{declared.name} = {json.dumps(example)}\n")
+    group: type | None = None
+    for setting in SETTINGS:
+        if setting.group is not group:
+            group = setting.group
+            parts.append(f"# {group.__doc__}\n")
+        value = setting.default
+        note = "" if value is not None else f" Default: {UNFIXED[setting.name][0].strip('`')}."
+        example = UNFIXED[setting.name][1] if value is None else value
+        parts.append(f"# {setting.name}: {setting.meaning} ({allowed(setting)}).{note}")
+        parts.append(f"#{setting.name} = {json.dumps(example)}\n")
     return "\n".join(parts)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from streams.errors import SettingsError
-from streams.settings import _RANGES, FILE_BYTES_MAX, Settings, load_settings
+from streams.settings import FILE_BYTES_MAX, SETTINGS, Settings, load_settings
+
+_RANGES = [(setting.name, *setting.bounds) for setting in SETTINGS if setting.bounds is not None]
 
 # What must be set beside a key at its lowest and highest, so that only its range is tested.
 COMPANIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -53,7 +54,7 @@ def test_not_a_number_is_in_no_range(name: str) -> None:
 
 def test_every_number_has_a_range() -> None:
     """A new numeric setting must say what can work."""
-    numeric = {f.name for f in fields(Settings) if "int" in str(f.type) or "float" in str(f.type)}
+    numeric = {setting.name for setting in SETTINGS if setting.kind in (int, float)}
     assert {name for name, _, _ in _RANGES} == numeric
 
 
@@ -164,7 +165,7 @@ def test_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 
 def test_secrets_are_in_no_repr_and_no_error(tmp_path: Path) -> None:
     """Logs and tracebacks carry settings and errors, never a password."""
-    secrets = [f.name for f in fields(Settings) if f.metadata["secret"]]
+    secrets = [setting.name for setting in SETTINGS if setting.is_secret]
     assert secrets == ["http_token", "sasl_password", "ssl_key_password"]
     loaded = load_settings(env={}, **SASL, ssl_key_password="hunter3", http_token="hunter4")
     assert "hunter" not in repr(loaded) and "ann" in repr(loaded)

@@ -12,7 +12,6 @@ from confluent_kafka.admin import NewTopic
 
 from streams.benchmark.cluster import LOG_APPEND_TIME, fresh_topics
 from streams.benchmark.engine import Launch, System, versions_of
-from streams.contract.topics import ALL, DECISIONS, TRANSACTIONS
 from streams.kafka import EmbeddedKafka
 from streams.processes.identity import free_ports
 from streams.settings import Settings, load_settings
@@ -37,6 +36,7 @@ def prepare_worker(settings: Settings, *, replace: bool) -> None:
     Raises:
         BenchmarkError: one holds records and `replace` is off, or the cluster refuses.
     """
+    topics = settings.topics
     fresh_topics(
         settings.librdkafka(),
         [
@@ -44,9 +44,9 @@ def prepare_worker(settings: Settings, *, replace: bool) -> None:
                 topic.name,
                 topic.partition_count(settings.partitions),
                 settings.replication_factor,
-                config=topic.config | (LOG_APPEND_TIME if topic is DECISIONS else {}),
+                config=topic.config | (LOG_APPEND_TIME if topic is topics.decisions else {}),
             )
-            for topic in ALL
+            for topic in topics.all
         ],
         replace=replace,
     )
@@ -75,4 +75,6 @@ def worker_system(settings: Settings, folder: Path, run: str, workers: int) -> S
         )
         for slot, port in enumerate(free_ports(workers))
     ]
-    return System("streams", launches, TRANSACTIONS.name, DECISIONS.name, versions_of(*PARTS))
+    return System(
+        "streams", launches, settings.topics.transactions.name, settings.topics.decisions.name, versions_of(*PARTS)
+    )

@@ -29,6 +29,9 @@ Headers = list[tuple[str, str | bytes | None]]
 class Delivery:
     """An idempotent producer. `confirmed` counts records that all in-sync replicas hold.
 
+    Attributes:
+        topics: the public topics, as the cluster calls them.
+
     Queue: QUEUE_RECORDS_MAX records; `send` waits while it is full, so that memory is bounded and order is kept.
     """
 
@@ -55,6 +58,7 @@ class Delivery:
                 "error_cb": self._error,
             }
         )
+        self.topics = settings.topics
         self.sent = 0
         self.failed = 0
         self.first_failure = ""

@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from streams.clients.cluster import offset_ranges, partition_counts, reading_consumer
 from streams.clients.connection import ANSWER_S_MAX
-from streams.contract.topics import ALL, Topic
+from streams.contract.topics import Topic
 from streams.errors import KafkaUnavailable
 from streams.settings import Settings
 
@@ -25,13 +25,13 @@ class Creation:
     created: bool
 
 
-def create_topics(admin: AdminClient, settings: Settings, topics: Sequence[Topic] = ALL) -> list[Creation]:
+def create_topics(admin: AdminClient, settings: Settings, topics: Sequence[Topic] | None = None) -> list[Creation]:
     """Create those of `topics` that do not exist; leave the others as they are.
 
     Args:
         admin: client of the cluster.
         settings: partitions and replication_factor of new topics.
-        topics: declared topics.
+        topics: None takes the public ones, under their names on this cluster.
 
     Returns:
         One entry a topic, in order.
@@ -39,6 +39,7 @@ def create_topics(admin: AdminClient, settings: Settings, topics: Sequence[Topic
     Raises:
         KafkaUnavailable: the cluster refuses.
     """
+    topics = settings.topics.all if topics is None else topics
     found = partition_counts(admin)
     new = {
         topic.name: NewTopic(

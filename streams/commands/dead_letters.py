@@ -14,7 +14,6 @@ import msgspec
 
 from streams.commands.rendering import Decoded, place, printable
 from streams.contract.events import FAILED_AT, DeadLetter
-from streams.contract.topics import ALL, DEAD_LETTERS
 from streams.errors import StreamsError
 from streams.settings import Settings, load_settings
 
@@ -102,7 +101,7 @@ def replay(code: tuple[str, ...], topic: str | None, limit: int | None, dry_run:
     from streams.clients.event_producer import Delivery, Headers
 
     settings = load_settings()
-    known = {declared.name for declared in ALL}
+    known = {topic.name for topic in settings.topics.all}
     counts: Counter[str] = Counter()
     cut = astray = 0
     unmarked: list[Message] = []
@@ -148,14 +147,14 @@ def _mark(letters: Sequence[Message], delivery: Delivery) -> None:
     delivery.flush()
     for letter in letters:
         # In the letter's own partition, behind it: where the mark is gone, the letter is.
-        delivery.send_one(DEAD_LETTERS.name, place(letter).encode(), None, [], partition=int(letter.partition() or 0))
+        delivery.send_one(str(letter.topic()), place(letter).encode(), None, [], partition=int(letter.partition() or 0))
 
 
 def _replayed(settings: Settings) -> set[str]:
     """Return the places of the letters that are marked as replayed."""
     from streams.clients.topic_reader import TopicReader
 
-    with closing(TopicReader(settings, [DEAD_LETTERS.name], from_beginning=True)) as reader:
+    with closing(TopicReader(settings, [settings.topics.dead_letters.name], from_beginning=True)) as reader:
         records = chain.from_iterable(reader.until_end())
         return {(record.key() or b"").decode(errors="replace") for record in records if record.value() is None}
 
@@ -185,9 +184,10 @@ def _read(
 
     left = limit
     letters = Decoded(_parsed, "dead letters")
-    with closing(TopicReader(settings, [DEAD_LETTERS.name], from_beginning=True)) as reader:
+    with closing(TopicReader(settings, [settings.topics.dead_letters.name], from_beginning=True)) as reader:
         for message, letter in letters.of(chain.from_iterable(reader.until_end())):
-            if (codes and letter.code not in codes) or topic not in (None, letter.topic) or place(message) in replayed:
+            names = None, letter.topic, letter.topic.removeprefix(settings.topic_prefix)
+            if (codes and letter.code not in codes) or topic not in names or place(message) in replayed:
                 continue
             yield message, letter
             if left is not None:

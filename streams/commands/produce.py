@@ -141,15 +141,15 @@ def _produce_file(
     from streams.clients.cluster import require_topics
     from streams.clients.connection import connect
     from streams.clients.event_producer import Delivery
-    from streams.contract.topics import ALL, LABELS
     from streams.replaying.event_files import EventFile
     from streams.replaying.pacing import Pace, Replay
     from streams.settings import load_settings
 
     settings = load_settings()
-    topic = next(t for t in ALL if t.name == topic_name)
+    topics = settings.topics
+    topic = topics.called(topic_name)
     file = EventFile(path, topic, columns=columns, constants=constants, label=labels)
-    require_topics(connect(settings), [topic.name, *([LABELS.name] if labels else [])])
+    require_topics(connect(settings), [topic.name, *([topics.labels.name] if labels else [])])
     extent = file.extent()
     total = extent.records if limit is None else min(limit, extent.records)
     sort = order == "time" and not extent.in_time_order
@@ -175,22 +175,23 @@ def _produce_simulated(
     from streams.clients.cluster import require_topics
     from streams.clients.connection import connect
     from streams.clients.event_producer import Delivery
-    from streams.contract.topics import CLICKSTREAM, LABELS, TRANSACTIONS
     from streams.replaying import simulated
     from streams.replaying.pacing import Pace, Replay
     from streams.settings import load_settings
 
     settings = load_settings()
-    chosen = [t for t in (TRANSACTIONS, CLICKSTREAM) if topic_name in (None, t.name)]
-    require_topics(connect(settings), [*(t.name for t in chosen), *([LABELS.name] if TRANSACTIONS in chosen else [])])
+    topics = settings.topics
+    payments, clicks = topics.transactions, topics.clickstream
+    chosen = [payments, clicks] if topic_name is None else [topics.called(topic_name)]
+    require_topics(connect(settings), [topic.name for topic in chosen + [topics.labels] * (payments in chosen)])
     share = None if rate is None else rate / len(chosen)
     with Delivery(settings) as delivery:
         replays = []
         for topic in chosen:
             pace = Pace(rate=share, speedup=speedup)
             # An odd record goes to the payments.
-            count = None if limit is None else (limit + (topic is TRANSACTIONS and len(chosen) > 1)) // len(chosen)
-            if topic is TRANSACTIONS:
+            count = None if limit is None else (limit + (topic is payments and len(chosen) > 1)) // len(chosen)
+            if topic is payments:
                 slices = simulated.payments(seed, limit=count)
                 replays.append(Replay(slices, topic, delivery, pace, label_delay_ms=label_delay_ms))
             else:

@@ -57,11 +57,12 @@ def list_() -> None:
     Example:
       streams topics list
     """
-    found = partition_counts(connect(load_settings()))
-    for topic in ALL:
+    settings = load_settings()
+    found = partition_counts(connect(settings))
+    for topic in settings.topics.all:
         count = f"{found[topic.name]} partitions" if topic.name in found else "missing"
         click.echo(f"{topic.name:<24} {count:<14} key {topic.key or '-':<12} {_meaning(topic)}")
-    missing = [topic.name for topic in ALL if topic.name not in found]
+    missing = [topic.name for topic in settings.topics.all if topic.name not in found]
     if missing:
         raise KafkaUnavailable(f"{len(missing)} topics are missing; run `streams topics create`")
 
@@ -80,14 +81,14 @@ def describe(name: str) -> None:
 
     settings = load_settings()
     admin = connect(settings)
-    topic = next(topic for topic in ALL if topic.name == name)
-    counts = require_topics(admin, [name])
-    click.echo(f"{name}: {_meaning(topic)}\n")
+    topic = settings.topics.called(name)
+    counts = require_topics(admin, [topic.name])
+    click.echo(f"{topic.name}: {_meaning(topic)}\n")
     with closing(reading_consumer(settings)) as consumer:
         ranges = offset_ranges(consumer, counts)
     for (_, partition), (first, end) in ranges.items():
         click.echo(f"  partition {partition:<4} offsets {first:,} to {end:,}")
-    resource = ConfigResource(ResourceType.TOPIC, name)
+    resource = ConfigResource(ResourceType.TOPIC, topic.name)
     config = admin.describe_configs([resource], request_timeout=ANSWER_S_MAX)[resource].result()
     click.echo()
     for key, declared in topic.config.items():

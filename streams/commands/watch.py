@@ -16,7 +16,6 @@ import orjson
 from streams.commands.parameters import FiniteRange
 from streams.commands.rendering import Decoded, printable
 from streams.contract.events import DeadLetter, Decision, Recommendation
-from streams.contract.topics import DEAD_LETTERS, DECISIONS, LABELS, RECOMMENDATIONS
 from streams.settings import load_settings
 
 COLOURS = {"approve": "green", "review": "yellow", "decline": "red"}
@@ -108,7 +107,7 @@ def decisions(
             and (card is None or event.card_id == card)
         )
 
-    _print(DECISIONS.name, Decision, "decisions", matches, decision_line, follow, from_beginning, limit, as_json)
+    _print("fraud-decisions", Decision, "decisions", matches, decision_line, follow, from_beginning, limit, as_json)
 
 
 @watch.command()
@@ -127,7 +126,7 @@ def recommendations(follow: bool, from_beginning: bool, limit: int | None, as_js
         return session is None or event.session_id == session
 
     _print(
-        RECOMMENDATIONS.name, Recommendation, "recommendations", matches, recommendation_line, follow, from_beginning,
+        "recommendations", Recommendation, "recommendations", matches, recommendation_line, follow, from_beginning,
         limit, as_json,
     )  # fmt: skip
 
@@ -147,11 +146,13 @@ def dead_letters(
       streams watch dead-letters --code duplicate-key --no-follow
     """
 
+    prefix = load_settings().topic_prefix
+
     def matches(event: DeadLetter) -> bool:
-        return code in (None, event.code) and topic in (None, event.topic)
+        return code in (None, event.code) and topic in (None, event.topic, event.topic.removeprefix(prefix))
 
     _print(
-        DEAD_LETTERS.name, DeadLetter, "dead letters", matches, dead_letter_line, follow, from_beginning, limit, as_json
+        "dead-letters", DeadLetter, "dead letters", matches, dead_letter_line, follow, from_beginning, limit, as_json
     )
 
 
@@ -221,7 +222,9 @@ def _print(
 
     left = limit
     decoded = Decoded(msgspec.json.Decoder(schema).decode, kind)
-    with closing(TopicReader(load_settings(), [topic], from_beginning=from_beginning or not follow)) as reader:
+    settings = load_settings()
+    name = settings.topics.called(topic).name
+    with closing(TopicReader(settings, [name], from_beginning=from_beginning or not follow)) as reader:
         try:
             for batch in reader.follow() if follow else reader.until_end():
                 for message, event in decoded.of(batch):
@@ -244,7 +247,7 @@ def _summary(labels: Path | None, label_column: str, id_column: str, as_json: bo
     started = time.monotonic()
     summary = ScoreSummary()
     scored = Decoded(msgspec.json.Decoder(Scored).decode, "decisions")
-    with closing(TopicReader(settings, [DECISIONS.name], from_beginning=True)) as reader:
+    with closing(TopicReader(settings, [settings.topics.decisions.name], from_beginning=True)) as reader:
         for batch in reader.until_end():
             summary.add_decisions(decision for _, decision in scored.of(batch))
     scored.report()
@@ -252,7 +255,7 @@ def _summary(labels: Path | None, label_column: str, id_column: str, as_json: bo
         summary.add_labels(*read_labels(labels, id_column, label_column))
     else:
         labelled = Decoded(msgspec.json.Decoder(Labelled).decode, "labels")
-        with closing(TopicReader(settings, [LABELS.name], from_beginning=True)) as reader:
+        with closing(TopicReader(settings, [settings.topics.labels.name], from_beginning=True)) as reader:
             for batch in reader.until_end():
                 found = [label for _, label in labelled.of(batch)]
                 summary.add_labels((str(label.transaction_id) for label in found), (label.is_fraud for label in found))

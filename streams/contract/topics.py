@@ -81,6 +81,10 @@ class Topics:
         """Return the topics whose names begin with `prefix` (the setting `topic_prefix`)."""
         return cls(*(replace(topic, name=prefix + topic.name) for topic in ALL)) if prefix else cls()
 
+    def called(self, name: str) -> Topic:
+        """Return the topic that is called `name` without the prefix."""
+        return next(topic for topic, declared in zip(self.all, ALL, strict=True) if declared.name == name)
+
     @property
     def inputs(self) -> tuple[Topic, ...]:
         """Topics that workers read."""

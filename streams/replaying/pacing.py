@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 
 from streams.clients.event_producer import Delivery
-from streams.contract.topics import LABELS, Topic
+from streams.contract.topics import Topic
 from streams.replaying.event_files import Slice
 
 # Labels that fall due within a slice go out before its payments; larger slices cost fewer waits for the broker.
@@ -211,7 +211,7 @@ class Replay:
     def _send_labels(self, due: tuple[list[bytes], list[bytes]]) -> None:
         keys, values = due
         if values:
-            self._delivery.send(LABELS.name, keys, values)
+            self._delivery.send(self._delivery.topics.labels.name, keys, values)
             self._delivery.flush()
             self.labels += len(values)
 

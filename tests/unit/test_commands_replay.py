@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.clients.event_producer import Delivery
-from streams.contract.topics import LABELS, TRANSACTIONS
+from streams.contract.topics import LABELS, TRANSACTIONS, Topics
 from streams.replaying.event_files import Slice
 from streams.replaying.pacing import SLICE_RECORDS_MAX, Pace, Replay, encode, run
 
@@ -34,6 +34,8 @@ class Clock:
 
 class Log:
     """Stands where the producer stands and writes down what is sent, and when confirmations are awaited."""
+
+    topics = Topics()
 
     def __init__(self) -> None:
         self.entries: list[tuple[str, bytes, dict[str, Any]] | str] = []

@@ -261,7 +261,15 @@ def _declared() -> Iterator[Setting]:
             kind = next((each for each in get_args(kind) if isinstance(each, type) and each is not type(None)), kind)
             bounds = None if meta.ge is None else (meta.ge, meta.le)
             default = None if declared.default is MISSING else declared.default
-            yield Setting(declared.name, group, kind, bounds, meta.description, meta.extra["secret"], default)
+            yield Setting(
+                declared.name,
+                group,
+                kind,
+                bounds=bounds,
+                meaning=meta.description,
+                is_secret=meta.extra["secret"],
+                default=default,
+            )
 
 
 SETTINGS = tuple(_declared())

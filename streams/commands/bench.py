@@ -95,7 +95,7 @@ def latency(
     """
 
     def measure(system: System, kafka: dict[str, Any], run: str) -> Row:
-        return run_latency(system, kafka, run, rate, seconds, warm_up, cards)
+        return run_latency(system, kafka, run, rate, seconds, warm_up_s=warm_up, cards=cards)
 
     row = _run(measure, workers, recreate_topics)
     shown = f"p50 {row['p50_ms']:.1f}, p99 {row['p99_ms']:.1f}, p99.9 {row['p999_ms']:.1f} ms at {rate:,.0f} events/s"

@@ -140,7 +140,15 @@ def fraud(
     first = int(test_from.replace(tzinfo=UTC).timestamp() * 1000)
     with stages() as tell:
         evaluation = FraudEvaluation(data, first, weeks, merged(columns), labels, tell)
-        report = evaluation.run(artifact, output, seed, baselines, book_features, through_kafka, tell)
+        report = evaluation.run(
+            artifact,
+            output,
+            seed,
+            baselines=baselines,
+            book_file=book_features,
+            through_kafka=through_kafka,
+            tell=tell,
+        )
     _finish(evaluation, report, json_file, predictions, plots)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -94,13 +95,14 @@ def produce(
     """
     if rate is not None and speedup is not None:
         raise click.UsageError("--rate and --speedup exclude each other: one clock decides when a record goes")
+    sending = Sending(rate, speedup, limit, label_delay)
     if source == SIMULATE:
         given = {"--columns": columns, "--constant": constant, "--labels": labels}
         if wrong := [name for name, value in given.items() if value]:
             raise click.UsageError(
                 f"{', '.join(wrong)}: only for a FILE; the simulator names its own fields and labels"
             )
-        _produce_simulated(topic, label_delay, rate, speedup, limit, seed)
+        _produce_simulated(topic, sending, seed)
         return
     path = Path(source)
     if not path.is_file():
@@ -112,31 +114,29 @@ def produce(
         raise click.UsageError("--labels: a delay in event time needs --order time")
     if speedup and order == "file":
         raise click.UsageError("--speedup: event time that may step back needs --order time")
-    _produce_file(
-        path,
-        topic or "transactions",
-        merged(columns),
-        merged(constant),
-        labels,
-        label_delay,
-        rate,
-        speedup,
-        limit,
-        order,
-    )
+    mapping = {"columns": merged(columns), "constants": merged(constant), "label": labels}
+    _produce_file(path, topic or "transactions", mapping, sending, in_time_order=order == "time")
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """When records go, and how many.
+
+    Attributes:
+        rate: records a second; None is as fast as the broker takes them.
+        speedup: event time over time; None has no such clock.
+        limit: records at most; None sends all.
+        label_delay_ms: event time by which labels follow their payments.
+    """
+
+    rate: float | None
+    speedup: float | None
+    limit: int | None
+    label_delay_ms: int
 
 
 def _produce_file(
-    path: Path,
-    topic_name: str,
-    columns: dict[str, str],
-    constants: dict[str, str],
-    labels: str | None,
-    label_delay_ms: int,
-    rate: float | None,
-    speedup: float | None,
-    limit: int | None,
-    order: str,
+    path: Path, topic_name: str, mapping: dict[str, Any], sending: Sending, *, in_time_order: bool
 ) -> None:
     from streams.clients.cluster import require_topics
     from streams.clients.connection import connect
@@ -148,11 +148,12 @@ def _produce_file(
     settings = load_settings()
     topics = settings.topics
     topic = topics.called(topic_name)
-    file = EventFile(path, topic, columns=columns, constants=constants, label=labels)
+    file = EventFile(path, topic, **mapping)
+    labels = bool(mapping["label"])
     require_topics(connect(settings), [topic.name, *([topics.labels.name] if labels else [])])
     extent = file.extent()
-    total = extent.records if limit is None else min(limit, extent.records)
-    sort = order == "time" and not extent.in_time_order
+    total = extent.records if sending.limit is None else min(sending.limit, extent.records)
+    sort = in_time_order and not extent.in_time_order
     click.echo(
         f"{path.name}: {extent.records:,} records from {_utc(extent.event_time_min)} to {_utc(extent.event_time_max)}"
         + (", sorted by event time" if sort else ""),
@@ -160,18 +161,16 @@ def _produce_file(
     )
     with Delivery(settings) as delivery:
         replay = Replay(
-            file.slices(sort=sort, limit=limit),
+            file.slices(sort=sort, limit=sending.limit),
             topic,
             delivery,
-            Pace(rate=rate, speedup=speedup),
-            label_delay_ms=label_delay_ms if labels else None,
+            Pace(rate=sending.rate, speedup=sending.speedup),
+            label_delay_ms=sending.label_delay_ms if labels else None,
         )
         _run([replay], delivery, total)
 
 
-def _produce_simulated(
-    topic_name: str | None, label_delay_ms: int, rate: float | None, speedup: float | None, limit: int | None, seed: int
-) -> None:
+def _produce_simulated(topic_name: str | None, sending: Sending, seed: int) -> None:
     from streams.clients.cluster import require_topics
     from streams.clients.connection import connect
     from streams.clients.event_producer import Delivery
@@ -184,16 +183,17 @@ def _produce_simulated(
     payments, clicks = topics.transactions, topics.clickstream
     chosen = [payments, clicks] if topic_name is None else [topics.called(topic_name)]
     require_topics(connect(settings), [topic.name for topic in chosen + [topics.labels] * (payments in chosen)])
-    share = None if rate is None else rate / len(chosen)
+    share = None if sending.rate is None else sending.rate / len(chosen)
+    limit = sending.limit
     with Delivery(settings) as delivery:
         replays = []
         for topic in chosen:
-            pace = Pace(rate=share, speedup=speedup)
+            pace = Pace(rate=share, speedup=sending.speedup)
             # An odd record goes to the payments.
             count = None if limit is None else (limit + (topic is payments and len(chosen) > 1)) // len(chosen)
             if topic is payments:
                 slices = simulated.payments(seed, limit=count)
-                replays.append(Replay(slices, topic, delivery, pace, label_delay_ms=label_delay_ms))
+                replays.append(Replay(slices, topic, delivery, pace, label_delay_ms=sending.label_delay_ms))
             else:
                 replays.append(Replay(simulated.clicks(seed, limit=count), topic, delivery, pace))
         _run(replays, delivery, limit)
@@ -236,7 +236,7 @@ def _progress_bar(replays: list[Replay], delivery: Delivery, total: int | None) 
     )
 
     console = Console(stderr=True)
-    bar = Progress(
+    columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
@@ -244,6 +244,9 @@ def _progress_bar(replays: list[Replay], delivery: Delivery, total: int | None) 
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+    )
+    bar = Progress(
+        *columns,
         console=console,
         disable=not console.is_terminal,
         transient=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +26,23 @@ COMPLETING = ("baseline", "other")
 DEGRADED_MARK = "!"
 
 Event = TypeVar("Event", Decision, Recommendation, DeadLetter)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a topic is read and printed: the options that all of these commands share.
+
+    Attributes:
+        follow: wait for more records at the end.
+        from_beginning: start at the oldest record.
+        limit: stop after this many matching records; None never stops.
+        as_json: print records as they are.
+    """
+
+    follow: bool
+    from_beginning: bool
+    limit: int | None
+    as_json: bool
 
 
 def _common(command: Callable[..., None]) -> Callable[..., None]:
@@ -107,7 +125,8 @@ def decisions(
             and (card is None or event.card_id == card)
         )
 
-    _print("fraud-decisions", Decision, "decisions", matches, decision_line, follow, from_beginning, limit, as_json)
+    reading = Reading(follow, from_beginning, limit, as_json)
+    _print("fraud-decisions", Decision, "decisions", matches, decision_line, reading)
 
 
 @watch.command()
@@ -125,10 +144,8 @@ def recommendations(follow: bool, from_beginning: bool, limit: int | None, as_js
     def matches(event: Recommendation) -> bool:
         return session is None or event.session_id == session
 
-    _print(
-        "recommendations", Recommendation, "recommendations", matches, recommendation_line, follow, from_beginning,
-        limit, as_json,
-    )  # fmt: skip
+    reading = Reading(follow, from_beginning, limit, as_json)
+    _print("recommendations", Recommendation, "recommendations", matches, recommendation_line, reading)
 
 
 @watch.command("dead-letters")
@@ -151,9 +168,8 @@ def dead_letters(
     def matches(event: DeadLetter) -> bool:
         return code in (None, event.code) and topic in (None, event.topic, event.topic.removeprefix(prefix))
 
-    _print(
-        "dead-letters", DeadLetter, "dead letters", matches, dead_letter_line, follow, from_beginning, limit, as_json
-    )
+    reading = Reading(follow, from_beginning, limit, as_json)
+    _print("dead-letters", DeadLetter, "dead letters", matches, dead_letter_line, reading)
 
 
 def decision_line(event: Decision) -> str:
@@ -213,24 +229,21 @@ def _print(
     kind: str,
     matches: Callable[[Event], bool],
     line: Callable[[Event], str],
-    follow: bool,
-    from_beginning: bool,
-    limit: int | None,
-    as_json: bool,
+    reading: Reading,
 ) -> None:
     from streams.clients.topic_reader import TopicReader
 
-    left = limit
+    left = reading.limit
     decoded = Decoded(msgspec.json.Decoder(schema).decode, kind)
     settings = load_settings()
     name = settings.topics.called(topic).name
-    with closing(TopicReader(settings, [name], from_beginning=from_beginning or not follow)) as reader:
+    with closing(TopicReader(settings, [name], from_beginning=reading.from_beginning or not reading.follow)) as reader:
         try:
-            for batch in reader.follow() if follow else reader.until_end():
+            for batch in reader.follow() if reading.follow else reader.until_end():
                 for message, event in decoded.of(batch):
                     if not matches(event):
                         continue
-                    click.echo((message.value() or b"").decode() if as_json else line(event))
+                    click.echo((message.value() or b"").decode() if reading.as_json else line(event))
                     if left is not None:
                         left -= 1
                         if not left:

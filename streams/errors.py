@@ -34,7 +34,7 @@ class OutOfOrder(StreamsError):
 
 
 class ModelFailed(StreamsError):
-    """The model raises, or scores no number, for whatever it is given."""
+    """The model raises, or scores no number, for every record."""
 
 
 class Standstill(StreamsError):

@@ -335,7 +335,7 @@ class Settings(Security, Http, Degraded, Decisions, Input, Recovery, Batching, M
         """Seconds between commits.
 
         With exactly_once a reader sees a decision when its transaction commits, so that half of it is latency; offsets
-        alone are in nobody's way.
+        alone delay no reader.
         """
         default_ms = 20 if self.guarantee == "exactly_once" else 100
         return (default_ms if self.commit_interval_ms is None else self.commit_interval_ms) / 1000.0

@@ -52,7 +52,7 @@ def fresh_topics(kafka: Kafka, topics: Sequence[NewTopic], *, replace: bool) -> 
     Args:
         kafka: connection settings.
         topics: what to make; one that exists and is empty stays as it is.
-        replace: delete topics that exist; otherwise one that holds records is an error, for they may be somebody's.
+        replace: delete topics that exist; otherwise a topic that holds records is an error, since another user may need them.
 
     Raises:
         BenchmarkError: a topic holds records and `replace` is off, or the cluster refuses.

@@ -1,4 +1,4 @@
-"""Records of a topic as what they should be, and their texts as a terminal may show them."""
+"""Records of a topic as lines of a terminal: decoded by their schema, without control characters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Decoded(Generic[T]):
-    """Decodes records and counts those that are something else: whoever may write to a topic can.
+    """Decodes the records of a topic and counts those that do not decode: other producers may write there.
 
     Args:
         decode: makes one of JSON text; raises msgspec.DecodeError, ValueError or RecursionError.

@@ -50,7 +50,7 @@ class Columns:
 class Decidable(Columns):
     """Rows that a model answers. One for which it failed may come again (`FAILED_AT`), to be answered after all.
 
-    Its id is remembered since its first attempt, whatever the model said then: state that is restored from the log must
+    Its id is remembered since its first attempt, with or without an answer of the model: state that is restored from the log must
     not depend on the model. So the attempts are told apart by the place of the one that failed.
     """
 

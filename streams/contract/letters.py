@@ -26,7 +26,7 @@ def encode_dead_letter(
 ) -> bytes:
     """Return the JSON value of a dead letter: origin, reason and the original bytes (see events.DeadLetter).
 
-    With its Kafka key, cut alike to LETTER_KEY_BYTES_MAX, it takes less than 1,000,000 bytes whatever the record was.
+    With its Kafka key, cut alike to LETTER_KEY_BYTES_MAX, it takes less than 1,000,000 bytes for every record.
     """
     message = message[:LETTER_MESSAGE_CHARS_MAX]
     letter: dict[str, Any] = {"topic": topic, "partition": partition, "offset": offset, "key": None}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,51 +10,39 @@ from models.features.seen import SeenRecords
 from models.features.terminals import TerminalHistory
 from streams.contract.columns import Labels, Limits
 from streams.contract.decoding import decode_labels
-from streams.contract.topics import DAY_MS, LABELS
-from streams.engine.metrics import Metrics
-from streams.engine.publishing import Publisher
-from streams.transport.outputs.producer import Outputs
+from streams.contract.topics import DAY_MS, Topic
+from streams.engine.answered import Answered
 from streams.transport.record_batch import RecordBatch
 
 # As long as the topic keeps labels: a worker that starts reads all of them, and comes to the same history.
 DUPLICATES_HORIZON_MS = 90 * DAY_MS
 
-if TYPE_CHECKING:
-    from streams.worker.application import Application
-
-
-def labels_agent(app: Application) -> None:
-    """Declare the agent that checks labels."""
-
-    @app.agent(app.batched(LABELS), name="labels")
-    async def check_labels(stream):  # type: ignore[no-untyped-def]
-        async for fetch in stream.noack():
-            app.worker.labels.submit(fetch)
-
 
 class LabelJob:
-    """One micro-batch of labels: the invalid ones become dead letters, by the one worker that owns their partition."""
+    """Checks labels: the invalid ones become dead letters, by the one worker that owns their partition.
+
+    Args:
+        topic: the labels' own; a label has no answer.
+        limits: bounds on a record.
+    """
 
     name = "labels"
 
-    def __init__(self, limits: Limits, publisher: Publisher, metrics: Metrics) -> None:
-        self._limits, self._publisher, self._metrics = limits, publisher, metrics
+    def __init__(self, topic: Topic, limits: Limits) -> None:
+        self._topic, self._limits = topic, limits
 
     def decode(self, batch: RecordBatch) -> Labels:
         return decode_labels(batch.values, now_ms=batch.timestamps, limits=self._limits)
 
-    def is_quick(self, batches: Sequence[RecordBatch], labels: Sequence[Labels]) -> bool:
+    def is_quick(self, batches: Sequence[RecordBatch], decoded: Sequence[Labels]) -> bool:
         return True
 
-    def run(self, batches: Sequence[RecordBatch], labels: Sequence[Labels]) -> list[list[Outputs]]:
-        """Return each batch's dead letters."""
-        outputs: list[list[Outputs]] = []
-        for batch, columns in zip(batches, labels, strict=True):
-            rejected = columns.rejected
-            outputs.append([self._publisher.dead_letters(batch, rejected)] if rejected else [])
-            for each in rejected:
-                self._metrics.rejected.labels(batch.tp.topic, each.code).inc()
-        return outputs
+    def prepare(self, decoded: Sequence[Labels]) -> None:
+        """Wait for nothing."""
+
+    def run(self, batches: Sequence[RecordBatch], decoded: Sequence[Labels]) -> list[Answered]:
+        """Return what is wrong with each batch."""
+        return [Answered(self._topic, [], [], labels.rejected) for labels in decoded]
 
 
 class LabelReplay:

@@ -61,6 +61,14 @@ class Decidable(Columns):
         """Return bool[n]: which records repeat one for which the model failed."""
         return np.array(list(map(bool, self.failed_at)), np.bool_)
 
+    def kafka_keys(self) -> list[str]:
+        """Return the Kafka key of each row: whose history it belongs to."""
+        raise NotImplementedError
+
+    def identities(self) -> list[str]:
+        """Return what tells a key's records apart."""
+        raise NotImplementedError
+
     def _identities(self, ids: list[str]) -> list[str]:
         if not any(self.failed_at):
             return ids
@@ -84,6 +92,10 @@ class Transactions(Decidable):
         """Return what tells a card's payments apart."""
         return self._identities(self.transaction_ids)
 
+    def kafka_keys(self) -> list[str]:
+        """Return the Kafka key of each payment: whose history it belongs to."""
+        return self.card_ids
+
 
 @dataclass(frozen=True, slots=True)
 class Clicks(Decidable):
@@ -100,6 +112,10 @@ class Clicks(Decidable):
     def identities(self) -> list[str]:
         """Return what tells a session's clicks apart."""
         return self._identities(self.event_ids)
+
+    def kafka_keys(self) -> list[str]:
+        """Return the Kafka key of each click: whose history it belongs to."""
+        return self.session_ids
 
 
 @dataclass(frozen=True, slots=True)

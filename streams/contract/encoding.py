@@ -52,53 +52,59 @@ class Timing:
         return Timings(self.queue_ms, self.inference_ms)
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """How the answers to a batch were made: goes into each of them.
+
+    Attributes:
+        model: the model that was asked, or is stood in for.
+        timing: when, and how long it took.
+        degraded: whether the model failed and was left out.
+    """
+
+    model: ModelName
+    timing: Timing
+    degraded: bool = False
+
+
 def encode_decisions(
     columns: Transactions,
+    made: Made,
+    *,
     scores: Sequence[float | None],
     decisions: Sequence[str],
     confidences: Sequence[float | None],
     reasons: Sequence[list[Reason]],
-    model: ModelName,
-    timing: Timing,
-    *,
-    degraded: bool = False,
 ) -> list[bytes]:
     """Return the JSON values of `fraud-decisions`, one a transaction (`streams.contract.events.Decision`)."""
-    ids, count = columns.transaction_ids, len(columns.transaction_ids)
-    return _encoded(
-        count,
-        map(
-            Decision,
-            [transaction_id + model.suffix for transaction_id in ids], ids, columns.card_ids, columns.terminal_ids,
-            columns.amounts.tolist(), columns.event_times.tolist(), scores, decisions, confidences, reasons,
-            repeat(model.name), repeat(model.version), repeat(timing.decided_at), repeat(timing.timings),
-            repeat("rules" if degraded else "model"), repeat(degraded),
-        ),
+    ids, model = columns.transaction_ids, made.model
+    answers = (
+        [transaction_id + model.suffix for transaction_id in ids], ids, columns.card_ids, columns.terminal_ids,
+        columns.amounts.tolist(), columns.event_times.tolist(), scores, decisions, confidences, reasons,
+        repeat(model.name), repeat(model.version), repeat(made.timing.decided_at), repeat(made.timing.timings),
+        repeat("rules" if made.degraded else "model"), repeat(made.degraded),
     )  # fmt: skip
+    return _encoded(len(ids), map(Decision, *answers))
 
 
 def encode_recommendations(
     columns: Clicks,
+    made: Made,
+    *,
     item_ids: Sequence[list[str]],
     scores: Sequence[list[float]],
     strategies: Sequence[str],
-    model: ModelName,
-    timing: Timing,
-    *,
-    degraded: bool = False,
 ) -> list[bytes]:
     """Return the JSON values of `recommendations`, one a click (`streams.contract.events.Recommendation`)."""
-    ids, count = columns.event_ids, len(columns.event_ids)
+    ids, model = columns.event_ids, made.model
     named = [list(map(RankedItem, items, each)) for items, each in zip(item_ids, scores, strict=True)]
-    return _encoded(
-        count,
-        map(
-            Recommendation,
-            [event_id + model.suffix for event_id in ids], ids, columns.session_ids, named, strategies,
-            [min(1.0, sum(each)) for each in scores], repeat(model.name), repeat(model.version),
-            columns.event_times.tolist(), repeat(timing.decided_at), repeat(timing.timings), repeat(degraded),
-        ),
+    answers = (
+        [event_id + model.suffix for event_id in ids], ids, columns.session_ids, named, strategies,
+        [min(1.0, sum(each)) for each in scores], repeat(model.name), repeat(model.version),
+        columns.event_times.tolist(), repeat(made.timing.decided_at), repeat(made.timing.timings),
+        repeat(made.degraded),
     )  # fmt: skip
+    return _encoded(len(ids), map(Recommendation, *answers))
 
 
 def _encoded(count: int, answers: Iterable[Decision] | Iterable[Recommendation]) -> list[bytes]:

@@ -50,7 +50,7 @@ class Failover:
     """
 
     def __init__(self, name: str, degrade: bool, clock: Callable[[], float] = time.monotonic) -> None:
-        self._name, self._degrade, self._clock = name, degrade, clock
+        self.name, self._degrade, self._clock = name, degrade, clock
         self._isolate = Isolation()
         self._pause_s, self._ask_again_at, self._began_at = PAUSE_S_MIN, 0.0, 0.0
         self.is_degraded = False
@@ -82,7 +82,7 @@ class Failover:
             return Answers([stand_in(rows)], {}, True)
         if parts and self.is_degraded:
             self.is_degraded = False
-            logger.warning("%s: the model answers again, after %.0f s", self._name, self._clock() - self._began_at)
+            logger.warning("%s: the model answers again, after %.0f s", self.name, self._clock() - self._began_at)
         return Answers(parts, culprits, False)
 
     def _failed(self, exc: ModelFailed) -> None:
@@ -92,4 +92,4 @@ class Failover:
         else:
             self.is_degraded, self._began_at, self._pause_s = True, now, PAUSE_S_MIN
         self._ask_again_at = now + self._pause_s
-        logger.error("%s: %s; decided without it, asked again in %.0f s", self._name, exc, self._pause_s)
+        logger.error("%s: %s; decided without it, asked again in %.0f s", self.name, exc, self._pause_s)

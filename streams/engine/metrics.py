@@ -7,6 +7,7 @@ from typing import TypedDict
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from streams.engine.answered import Answered
 from streams.transport.record_batch import RecordBatch
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -66,6 +67,12 @@ class Metrics:
         self.batch_records.labels(job).observe(count)
         self.queue_seconds.labels(job).observe(max(0.0, started - batches[0].fetched_at))
         self.run_seconds.labels(job).observe(ended - started)
+
+    def answered(self, topic: str, answers: Answered) -> None:
+        """Count what a batch of a topic has no answer for."""
+        self.duplicates.labels(topic).inc(answers.repeats)
+        for each in answers.rejected:
+            self.rejected.labels(topic, each.code).inc()
 
     def text(self) -> bytes:
         """Return the exposition in Prometheus' text format."""

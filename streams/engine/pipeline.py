@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
+from streams.engine.answered import Answered
 from streams.engine.batching import MicroBatcher
 from streams.engine.device import Device
 from streams.engine.metrics import Metrics
 from streams.engine.publishing import Publisher
-from streams.settings import Settings
-from streams.transport.outputs.producer import Delivery, Outputs
+from streams.settings import Batching
+from streams.transport.outputs.producer import Delivery
 from streams.transport.record_batch import Fetch, RecordBatch
 
 Decoded = TypeVar("Decoded")
@@ -38,8 +39,28 @@ class Job(Protocol[Decoded]):
         """Tell whether `run` can go through at once, with nothing to restore or to wait for."""
         ...
 
-    def run(self, batches: Sequence[RecordBatch], decoded: Sequence[Decoded]) -> list[list[Outputs]]:
-        """Return the outputs of each batch, in the order given: features, model, decision, encoding."""
+    def prepare(self, decoded: Sequence[Decoded]) -> None:
+        """Wait for what `run` needs that is not here yet. Not called where `is_quick` said that nothing is missing."""
+        ...
+
+    def run(self, batches: Sequence[RecordBatch], decoded: Sequence[Decoded]) -> list[Answered]:
+        """Return the answers to each batch, in the order given: features, model, decision, encoding."""
+        ...
+
+
+class Assignment(Protocol):
+    """What the pipeline asks of the process, on the loop."""
+
+    def is_current(self, batch: RecordBatch) -> bool:
+        """Tell whether a batch is of the present assignment; others are read again."""
+        ...
+
+    def confirm(self, batch: RecordBatch) -> None:
+        """Note that all answers to a batch are confirmed by the broker."""
+        ...
+
+    def stop_with(self, exc: BaseException) -> None:
+        """Stop the worker because of `exc`."""
         ...
 
 
@@ -49,10 +70,10 @@ class Pipeline(Generic[Decoded]):
     Args:
         job: what to do with a micro-batch.
         device: shared by all pipelines of a worker.
-        publisher: sends outputs and reports when the broker holds them.
-        is_current: tells on the loop whether a batch is of the present assignment; others are read again.
-        confirm: called on the loop with each batch whose outputs are all confirmed.
-        fail: called on the loop with the error that must stop the worker.
+        publisher: sends answers and reports when the broker holds them.
+        assignment: of the process.
+        settings: sizes and waiting time of micro-batches.
+        metrics: counts records, refusals and repeats.
     """
 
     def __init__(
@@ -60,16 +81,14 @@ class Pipeline(Generic[Decoded]):
         job: Job[Decoded],
         device: Device,
         publisher: Publisher,
-        settings: Settings,
+        assignment: Assignment,
+        settings: Batching,
         metrics: Metrics,
-        is_current: Callable[[RecordBatch], bool],
-        confirm: Callable[[RecordBatch], None],
-        fail: Callable[[BaseException], None],
     ) -> None:
         self._job, self._device, self._publisher, self._metrics = job, device, publisher, metrics
         self._inline_records_max = settings.inline_records_max
         self._batcher = MicroBatcher(settings.batch_records_max, settings.wait_ms_max)
-        self._is_current, self._confirm, self._fail = is_current, confirm, fail
+        self._assignment = assignment
         self._timer: asyncio.TimerHandle | None = None
         self._failed = False
         self.unconfirmed = 0
@@ -93,7 +112,7 @@ class Pipeline(Generic[Decoded]):
                 if self._timer is None:
                     self._timer = asyncio.get_running_loop().call_later(due_in, self._timer_due)
                 return
-            batches = list(filter(self._is_current, self._batcher.take()))
+            batches = list(filter(self._assignment.is_current, self._batcher.take()))
             if not batches:
                 continue
             self.unconfirmed += len(batches)
@@ -123,7 +142,9 @@ class Pipeline(Generic[Decoded]):
         self, batches: list[RecordBatch], decoded: list[Decoded] | None, loop: asyncio.AbstractEventLoop
     ) -> None:
         with self._failures(batches, loop):
-            self._run(batches, list(map(self._job.decode, batches)) if decoded is None else decoded, loop)
+            decoded = list(map(self._job.decode, batches)) if decoded is None else decoded
+            self._job.prepare(decoded)
+            self._run(batches, decoded, loop)
 
     @contextmanager
     def _failures(self, batches: list[RecordBatch], loop: asyncio.AbstractEventLoop) -> Iterator[None]:
@@ -139,13 +160,14 @@ class Pipeline(Generic[Decoded]):
         if self._failed:  # while this waited for the device
             return
         started = time.monotonic()
-        outputs = self._job.run(batches, decoded)
+        answered = self._job.run(batches, decoded)
         self._metrics.micro_batch(self._job.name, batches, started, time.monotonic())
-        for batch, each in zip(batches, outputs, strict=True):
+        for batch, each in zip(batches, answered, strict=True):
+            self._metrics.answered(batch.tp.topic, each)
             self._publisher.publish(
                 Delivery(
                     batch,
-                    each,
+                    self._publisher.outputs(batch, each),
                     confirmed=partial(self._on_loop, loop, self._confirmed, batch),
                     abandoned=partial(self._on_loop, loop, self._abandoned),
                     failed=partial(self._on_loop, loop, self._stop),
@@ -159,14 +181,14 @@ class Pipeline(Generic[Decoded]):
 
     def _confirmed(self, batch: RecordBatch) -> None:
         self.unconfirmed -= 1
-        self._confirm(batch)
+        self._assignment.confirm(batch)
 
     def _abandoned(self) -> None:
         self.unconfirmed -= 1
 
     def _stop(self, exc: BaseException) -> None:
         self._failed = True
-        self._fail(exc)
+        self._assignment.stop_with(exc)
 
     def abandon(self) -> None:
         """Forget what waits: it is read again by whoever owns it next."""

@@ -21,9 +21,9 @@ from faust.transport.drivers import TRANSPORTS
 from faust.types import TP
 
 from models.errors import ModelError
-from streams.agents.fraud import fraud_agent
-from streams.agents.labels import labels_agent
-from streams.agents.recommendations import recommendations_agent
+from streams.agents.fraud import FraudJob
+from streams.agents.labels import LabelJob
+from streams.agents.recommendations import RecommendationJob
 from streams.clients.connection import connect
 from streams.clients.credentials import tls_context
 from streams.contract.topics import Topic
@@ -31,7 +31,9 @@ from streams.errors import ClientHangs, SettingsError, StreamsError
 from streams.settings import Settings, load_settings
 from streams.transport.flow import Flow
 from streams.transport.record_batch import BatchSchema
-from streams.worker.http_access import guarded_by
+from streams.worker.assembly import build
+from streams.worker.pages import declare_pages, guarded_by
+from streams.worker.process import WorkerProcess
 from streams.worker.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -100,17 +102,12 @@ class Application(Flow, faust.App):
         """Make the worker; takes seconds, and is for the time before the loop runs.
 
         Raises:
-            StreamsError, ModelError: as `Worker.start`.
+            StreamsError, ModelError: as `assembly.build`.
         """
         # Faust leaves this one open: at 1,000 records/s its debug records, made and dropped, were 9 % of the loop's time.
         logging.getLogger("aiokafka").setLevel(logging.INFO)
-        worker = Worker(self.settings, self.conf.broker_client_id, lambda: self.consumer, self._fail, loop)
-        try:
-            worker.start()
-        except BaseException:
-            worker.close()
-            raise
-        self.worker = worker
+        process = WorkerProcess(self.conf.broker_client_id, lambda: self.consumer, self._fail, loop)
+        self.worker = Worker(build(self.settings, process), process, self.settings.stall_s_max)
 
     @property
     def failure(self) -> BaseException | None:
@@ -253,10 +250,9 @@ def create_app(settings: Settings | None = None) -> Application:
         datadir=Path(settings.state_dir) / f"{settings.application_id}-data",
     )
     app.settings = settings
-    for declare in (fraud_agent, recommendations_agent, labels_agent):
-        declare(app)
+    declare_agents(app)
     declare_checkpoints(app)
-    declare_pages(app)
+    declare_pages(app, lambda: app.worker)
     return app
 
 
@@ -282,6 +278,21 @@ def credentials(settings: Settings) -> Any:
     return faust.SSLCredentials(context) if context else None
 
 
+def declare_agents(app: Application) -> None:
+    """Declare an agent for each input topic: it hands whole fetches to the pipeline of its name."""
+
+    def declare(name: str, topic: Topic) -> None:
+        @app.agent(app.batched(topic), name=name)
+        async def take_fetches(stream):  # type: ignore[no-untyped-def]
+            async for fetch in stream.noack():
+                app.worker.pipelines[name].submit(fetch)
+
+    topics = app.settings.topics
+    declare(FraudJob.name, topics.transactions)
+    declare(RecommendationJob.name, topics.clickstream)
+    declare(LabelJob.name, topics.labels)
+
+
 def declare_checkpoints(app: Application) -> None:
     """Write the state now and then, and follow the assignment."""
 
@@ -297,23 +308,3 @@ def declare_checkpoints(app: Application) -> None:
     @app.on_partitions_revoked.connect
     async def revoked(sender: Any, revoked: set[TP], **kwargs: Any) -> None:
         app.worker.ready = False
-
-
-def declare_pages(app: Application) -> None:
-    """Serve /live, /ready and /metrics."""
-
-    @app.page("/live")
-    async def live(self: Any, request: Any) -> Any:
-        return self.json({"live": True})
-
-    @app.page("/ready")
-    async def ready(self: Any, request: Any) -> Any:
-        worker = app.worker
-        is_ready = worker.ready and not app.rebalancing and worker.hindrance is None
-        reason = None if is_ready else worker.hindrance or "partitions are being assigned"
-        page = {"ready": is_ready, "reason": reason, "degraded": worker.degraded}
-        return self.json(page, status=200 if is_ready else 503)
-
-    @app.page("/metrics")
-    async def metrics(self: Any, request: Any) -> Any:
-        return self.bytes(app.worker.observe(), content_type="text/plain; version=0.0.4")

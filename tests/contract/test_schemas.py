@@ -17,7 +17,7 @@ from streams.contract.columns import Limits
 from streams.contract.decoding import decode_clicks, decode_labels, decode_transactions
 from streams.contract.diagnosis import REJECTION_CODES
 from streams.contract.documents import EXAMPLES, asyncapi, json_schema, write_schemas
-from streams.contract.encoding import ModelName, Timing, encode_decisions, encode_recommendations
+from streams.contract.encoding import Made, ModelName, Timing, encode_decisions, encode_recommendations
 from streams.contract.events import AMOUNT_MAX, EVENT_TIME_MS_MAX, EVENT_TIME_MS_MIN, Decision, Reason, Recommendation
 from streams.contract.topics import (
     CLICKSTREAM,
@@ -36,6 +36,7 @@ PUBLIC = INPUTS + OUTPUTS
 NOW_MS = 1_712_345_678_901
 MODEL = ModelName("fraud", "0f" * 32)
 TIMING = Timing(decided_at=NOW_MS, queue_ms=1.25, inference_ms=2.5)
+MADE = Made(MODEL, TIMING)
 DECODERS: dict[str, Callable[..., Any]] = {
     TRANSACTIONS.name: decode_transactions,
     CLICKSTREAM.name: decode_clicks,
@@ -183,7 +184,9 @@ def test_published_decision_obeys_its_schema() -> None:
     """What the publisher encodes is what consumers are told."""
     columns = decode_transactions([json.dumps(EXAMPLES["transactions"][0]).encode()], now_ms=NOW_MS, limits=Limits())
     reasons = [[Reason("amount", 0.4)]]
-    (value,) = encode_decisions(columns, [0.93], ["decline"], [0.93], reasons, MODEL, TIMING)
+    (value,) = encode_decisions(
+        columns, MADE, scores=[0.93], decisions=["decline"], confidences=[0.93], reasons=reasons
+    )
     validator(DECISIONS).validate(json.loads(value))
     decision = msgspec.json.decode(value, type=Decision, strict=True)
     assert (decision.transaction_id, decision.decision, decision.model_version) == (
@@ -198,14 +201,21 @@ def test_published_degraded_decision_obeys_its_schema() -> None:
     """It says what decided, which model it stands in for, and gives no score that nobody has computed."""
     columns = decode_transactions([json.dumps(EXAMPLES["transactions"][0]).encode()], now_ms=NOW_MS, limits=Limits())
     reasons = [[Reason("night_amount", None, 612.5, 500.0)]]
-    (value,) = encode_decisions(columns, [None], ["review"], [None], reasons, MODEL, TIMING, degraded=True)
+    (value,) = encode_decisions(
+        columns,
+        Made(MODEL, TIMING, degraded=True),
+        scores=[None],
+        decisions=["review"],
+        confidences=[None],
+        reasons=reasons,
+    )
     validator(DECISIONS).validate(json.loads(value))
     decision = msgspec.json.decode(value, type=Decision, strict=True)
     assert (decision.strategy, decision.degraded, decision.score, decision.confidence) == ("rules", True, None, None)
     assert (decision.model_version, decision.reasons[0].value) == (MODEL.version, 612.5)
     assert json.loads(value).keys() == json_schema(DECISIONS)["properties"].keys()
     with pytest.raises(ValueError, match="expected columns of 1 rows, got one of 0"):
-        encode_decisions(columns, [], ["decline"], [0.93], reasons, MODEL, TIMING)
+        encode_decisions(columns, MADE, scores=[], decisions=["decline"], confidences=[0.93], reasons=reasons)
 
 
 def test_encoding_holds_on_to_nothing() -> None:
@@ -214,7 +224,9 @@ def test_encoding_holds_on_to_nothing() -> None:
     gc.collect()
     before = len(gc.get_objects())
     for _ in range(1_000):
-        encode_decisions(columns, [0.93], ["decline"], [0.93], [[Reason("amount", 0.4)]], MODEL, TIMING)
+        encode_decisions(
+            columns, MADE, scores=[0.93], decisions=["decline"], confidences=[0.93], reasons=[[Reason("amount", 0.4)]]
+        )
     gc.collect()
     assert len(gc.get_objects()) < before + 500
 
@@ -222,11 +234,15 @@ def test_encoding_holds_on_to_nothing() -> None:
 def test_published_recommendation_obeys_its_schema() -> None:
     """What the publisher encodes is what consumers are told."""
     columns = decode_clicks([json.dumps(EXAMPLES["clickstream"][0]).encode()], now_ms=NOW_MS, limits=Limits())
-    (value,) = encode_recommendations(columns, [["a", "b"]], [[0.25, 0.125]], ["sequence"], MODEL, TIMING)
+    (value,) = encode_recommendations(
+        columns, MADE, item_ids=[["a", "b"]], scores=[[0.25, 0.125]], strategies=["sequence"]
+    )
     validator(RECOMMENDATIONS).validate(json.loads(value))
     recommendation = msgspec.json.decode(value, type=Recommendation, strict=True)
     assert [item.item_id for item in recommendation.items] == ["a", "b"]
     assert json.loads(value).keys() == set(json_schema(RECOMMENDATIONS)["required"])
-    (value,) = encode_recommendations(columns, [["a"]], [[0.25]], ["popular"], MODEL, TIMING, degraded=True)
+    (value,) = encode_recommendations(
+        columns, Made(MODEL, TIMING, degraded=True), item_ids=[["a"]], scores=[[0.25]], strategies=["popular"]
+    )
     validator(RECOMMENDATIONS).validate(json.loads(value))
     assert msgspec.json.decode(value, type=Recommendation, strict=True).degraded

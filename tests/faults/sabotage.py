@@ -151,13 +151,13 @@ def raise_on_culprit(amount: str) -> None:
 def model_is_broken(seconds: str) -> None:
     until: float | None = None
 
-    def fail(_job: FraudJob, _features: Any) -> None:
+    def fail(_job: FraudJob, _model: Any, _features: Any) -> None:
         nonlocal until
         until = until or time.monotonic() + float(seconds)
         if time.monotonic() < until:
             raise RuntimeError("the model fails for everything, because a test told it to")
 
-    before(FraudJob, "_judge", fail)
+    before(FraudJob, "judge", fail)
 
 
 def slow_head(seconds: str, transaction_id: str) -> None:

@@ -9,7 +9,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from streams.contract.topics import DECISIONS, TRANSACTIONS
-from streams.worker.worker import STANDSTILL_S
+from streams.worker.standstill import STANDSTILL_S
 from tests.support.traffic import payments
 from tests.support.workers import Bench
 

@@ -17,17 +17,24 @@ from faust.types import TP
 from faust.utils.tracing import noop_span
 
 from streams.clients.log_reader import LogReader
+from streams.contract.topics import Topic
+from streams.engine.answered import Answered
 from streams.engine.device import Device
 from streams.engine.metrics import Metrics
+from streams.engine.pipeline import Pipeline
 from streams.errors import StreamsError
 from streams.state.checkpointer import Checkpointer
 from streams.state.table import StateTable
 from streams.state.writer import StateWriter
 from streams.transport.consumer import Consumer, NoReadOffset
 from streams.transport.flow import Flow
+from streams.transport.outputs.producer import Outputs
+from streams.transport.outputs.transactions import TransactionalProducer
 from streams.transport.ownership.leftovers import Leftovers
 from streams.transport.ownership.ownership import Ownership
-from streams.transport.record_batch import Fetch, RecordSpan
+from streams.transport.record_batch import Fetch, RecordBatch, RecordSpan
+from streams.worker.assembly import Parts, close_producer, outputs_producer
+from streams.worker.process import WorkerProcess
 from streams.worker.worker import Worker
 from tests.simulation.broker import Broker, Connection, Entry, Place, Refused
 from tests.simulation.clients import Cluster, cluster
@@ -141,13 +148,13 @@ class Application(Flow):
 
     async def _main(self, loop: Loop) -> None:
         self.consumer: SimulatedConsumer = SimulatedConsumer(self, loop)
-        self.worker = SimulatedWorker(self, loop)
+        process = WorkerProcess(self.name, lambda: self.consumer, self.stop, loop)
         try:
-            await loop.run_in_executor(None, self.worker.start)
+            parts = await loop.run_in_executor(None, build, self, process)
         except StreamsError as exc:
             self.stop(exc)
-            await loop.run_in_executor(None, self.worker.close)
             return
+        self.worker = Worker(parts, process, stall_s_max=120.0)
         self._queue: asyncio.Queue[Fetch] = asyncio.Queue()
         membership = self.consumer.membership
         works = [
@@ -201,7 +208,7 @@ class Application(Flow):
     async def _agent(self) -> None:
         while True:
             fetch = await self._queue.get()
-            self.worker.counting.submit(fetch)
+            self.worker.pipelines[CountingJob.name].submit(fetch)
 
     async def _checkpoints(self) -> None:
         while True:
@@ -246,50 +253,48 @@ class Application(Flow):
         await self.worker.checkpoint(max(0.0, deadline - Scheduler.current.now))
 
 
-class SimulatedWorker(Worker):
-    """The real worker with counting in the place of models."""
-
-    def __init__(self, app: Application, loop: Loop) -> None:
-        self._app, self._loop = app, loop
-        self.settings: Any = app.options
-        self.metrics = metrics()
-        self._name, self._fail = app.name, app.stop
-        self._consumer = lambda: app.consumer
-        self.member = None
-        self.failure = None
-        self.pipelines = []
-        self._closing = ExitStack()
-
-    def start(self) -> None:
-        app = self._app
-        leftovers = Leftovers(CONFIG, GROUP, [OUTPUT, STATE], [INPUT_NAME, STATE], TransactionCoordinator("", {}))
-        self._ownership = Ownership(CONFIG, GROUP, app.name, {INPUT: STATE}, leftovers)
+def build(app: Application, process: WorkerProcess) -> Parts:
+    """Return the real parts of a worker, with counting in the place of models and no disk for files."""
+    with ExitStack() as closing:
+        config = {**CONFIG}
+        leftovers = Leftovers(config, GROUP, [OUTPUT, STATE], [INPUT_NAME, STATE], TransactionCoordinator("", {}))
+        ownership = Ownership(config, GROUP, app.name, {INPUT: STATE}, leftovers)
         if app.instance is not None:
-            self._ownership.fence(app.name)
-        self._producer = self._outputs(CONFIG)
-        self._closing.callback(self._close_producer)
-        reader = LogReader(CONFIG, GROUP)
-        self._closing.callback(reader.close)
+            ownership.fence(app.name)
+        settings: Any = app.options
+        producer = outputs_producer(settings, config, process, ownership)
+        closing.callback(close_producer, producer, process)
+        reader = LogReader(config, GROUP)
+        closing.callback(reader.close)
         table = StateTable(STATE, INPUT_NAME, "counts/1", CountHistory, replay, reader)
-        self._tables = {"counts": table}
-        self.device = Device(lambda: None)
-        self._closing.callback(self.device.close)
-        self._closing.callback(reader.interrupt)
-        publisher: Any = SimpleNamespace(publish=self._producer.produce)
-        self.counting = self._pipeline(CountingJob(table, OUTPUT, app.oracle.check_state, self._dawdle), publisher)
-        self._checkpointer = Checkpointer(
-            self._tables, self.device, StateWriter(CONFIG, app.name),
-            lambda tp: app.consumer.committed(tp), self._committing_member, self.metrics,
+        tables: dict[str, StateTable[Any]] = {"counts": table}
+        device = Device(lambda: None)
+        closing.callback(device.close)
+        closing.callback(reader.interrupt)
+        publisher: Any = SimpleNamespace(publish=producer.produce, outputs=as_they_are)
+        job = CountingJob(table, Topic(OUTPUT, None, None, {}), app.oracle.check_state, dawdle)
+        checkpointer = Checkpointer(
+            tables, device, StateWriter(config, app.name), committed=process.committed,
+            member=lambda: producer.member if isinstance(producer, TransactionalProducer) else process.member,
+            metrics=metrics(),
         )  # fmt: skip
-        self._closing.callback(self._checkpointer.close)
+        closing.callback(checkpointer.close)
+        return Parts(
+            device=device, producer=producer, ownership=ownership, checkpointer=checkpointer, ends_reader=reader,
+            pipelines={job.name: Pipeline(job, device, publisher, process, settings, metrics())},
+            tables=tables, partitions={}, metrics=metrics(), closing=closing.pop_all(),
+        )  # fmt: skip
 
-    def _follow(self, assigned: set[TP]) -> None:
-        """No files: a simulated worker has no disk."""
 
-    @staticmethod
-    def _dawdle() -> None:
-        if Cluster.happens(cluster().slow_runs):
-            Clock.sleep(Scheduler.current.random.uniform(0.3, 2.5))
+def as_they_are(batch: RecordBatch, answered: Answered) -> list[Outputs]:
+    """Return the answers as outputs whose partition their keys choose."""
+    return [Outputs(answered.topic.name, answered.values, answered.keys)] if answered.values else []
+
+
+def dawdle() -> None:
+    """Take a job's time, now and then."""
+    if Cluster.happens(cluster().slow_runs):
+        Clock.sleep(Scheduler.current.random.uniform(0.3, 2.5))
 
 
 class SimulatedConsumer(Consumer):

@@ -36,7 +36,6 @@ import streams.transport.outputs.transactions
 import streams.transport.ownership.leftovers
 import streams.transport.ownership.ownership
 import streams.transport.record_batch
-import streams.worker.worker
 from tests.simulation.broker import Answer, Broker, Entry, Place, Refused
 from tests.simulation.scheduler import Clock, Lock, Pool, Scheduler, Signal, current_process
 
@@ -470,7 +469,7 @@ def simulated_world() -> Iterator[pytest.MonkeyPatch]:
         for module in (
             transport.consumer, transport.on_loop, transport.flow, transport.record_batch, clients.hang_watch,
             clients.log_reader, outputs.producer, outputs.transactions, ownership.leftovers, ownership.ownership,
-            state.checkpointer, state.table, state.writer, engine.pipeline, streams.worker.worker,
+            state.checkpointer, state.table, state.writer, engine.pipeline,
         ):  # fmt: skip
             patch.setattr(module, "time", Clock)
         for module in (outputs.transactions, state.checkpointer, engine.device):

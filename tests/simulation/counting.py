@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from streams.contract.events import Headers
+from streams.contract.topics import Topic
+from streams.engine.answered import Answered
 from streams.state.table import StateTable
-from streams.transport.outputs.producer import Outputs
 from streams.transport.record_batch import RecordBatch
 
 FORGET_AT = 4  # a key is forgotten with this count, and begins anew: rows are deleted too
@@ -60,7 +61,7 @@ class CountingJob:
     def __init__(
         self,
         table: StateTable[CountHistory],
-        topic: str,
+        topic: Topic,
         check: Callable[[RecordBatch, dict[str, int]], None],
         dawdle: Callable[[], None],
     ) -> None:
@@ -72,8 +73,11 @@ class CountingJob:
     def is_quick(self, batches: Sequence[RecordBatch], decoded: Sequence[list[bytes]]) -> bool:
         return self._table.stands_before(batches)
 
-    def run(self, batches: Sequence[RecordBatch], decoded: Sequence[list[bytes]]) -> list[list[Outputs]]:
-        outputs = []
+    def prepare(self, decoded: Sequence[list[bytes]]) -> None:
+        """Nothing is missing."""
+
+    def run(self, batches: Sequence[RecordBatch], decoded: Sequence[list[bytes]]) -> list[Answered]:
+        answered = []
         for batch, values in zip(batches, decoded, strict=True):
             history = self._table.at(batch)
             self._check(batch, history.counts)
@@ -81,5 +85,5 @@ class CountingJob:
             counts = [history.add(value) for value in values]
             self._table.advance(batch)
             results = [value + b"=" + str(count).encode() for value, count in zip(values, counts, strict=True)]
-            outputs.append([Outputs(self._topic, results, batch.keys)] if results else [])
-        return outputs
+            answered.append(Answered(self._topic, [key or b"" for key in batch.keys], results))
+        return answered

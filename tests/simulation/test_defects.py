@@ -16,7 +16,7 @@ from streams.transport.outputs.transactions import CALL_S_MAX, TransactionalProd
 from streams.transport.ownership.group_member import GroupMember
 from streams.transport.ownership.leftovers import Leftovers
 from streams.transport.ownership.ownership import Ownership
-from streams.worker.worker import Worker
+from streams.worker.process import WorkerProcess
 from tests.simulation.application import Membership
 from tests.simulation.oracle import Violation
 from tests.simulation.world import short_times, simulate
@@ -99,7 +99,7 @@ def stale_generation_confirmed(patch: Patch) -> None:
             delivery.batch.generation = self._member.generation
         produce(self, delivery)
 
-    patch.setattr(Worker, "_is_current", lambda self, batch: True)
+    patch.setattr(WorkerProcess, "is_current", lambda self, batch: True)
     patch.setattr(TransactionalProducer, "produce", produce_any)
 
 

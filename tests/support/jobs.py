@@ -14,14 +14,15 @@ from faust.types import TP
 from models.features.terminals import TerminalHistory
 from models.fraud.runner import FraudRunner
 from models.recommender.runner import RecommenderRunner
-from streams.agents.fraud import CardReplay, CardState, FraudJob
+from streams.agents.fraud import CardReplay, CardState, FraudJob, FraudModel
 from streams.agents.recommendations import RecommendationJob, SessionReplay, SessionState
 from streams.contract.columns import Limits
 from streams.contract.events import FAILED_AT, Headers
-from streams.contract.topics import CLICKSTREAM, TRANSACTIONS, Topic
+from streams.contract.topics import CLICKSTREAM, DECISIONS, RECOMMENDATIONS, TRANSACTIONS, Topic, Topics
 from streams.engine.failover import Failover
 from streams.engine.metrics import Metrics
 from streams.engine.publishing import Publisher
+from streams.engine.slot import ModelSlot
 from streams.policy.rules import Rules
 from streams.policy.thresholds import Thresholds
 from streams.state.table import StateTable
@@ -114,13 +115,15 @@ class Bench:
         self.metrics, self.now = Metrics(), 0.0
         self.failover = Failover(kind.name, degrade, lambda: self.now)
         self._kind, self._log = kind, Log(TRANSACTIONS if kind is FraudJob else CLICKSTREAM)
+        self.slot: ModelSlot[Any] = ModelSlot(None)
         producer: Any = SimpleNamespace(partition_counts=lambda names: dict.fromkeys(names, 1))
-        self._publisher = Publisher(producer)
+        self._publisher = Publisher(producer, Topics())
         self.restart()
 
     def restart(self) -> None:
         """Forget the state; it is rebuilt from the log."""
         reader: Any = self._log
+        shared: dict[str, Any] = {"limits": LIMITS, "metrics": self.metrics}
         if self._kind is FraudJob:
             labels: Any = SimpleNamespace(
                 lock=threading.Lock(), history=TerminalHistory(), wait_for=lambda _: None, is_complete=lambda _: True
@@ -128,26 +131,37 @@ class Bench:
             self.table: StateTable[Any] = StateTable(
                 "state", TRANSACTIONS.name, "cards/2", lambda: CardState(DAY_MS), CardReplay(LIMITS), reader
             )
+            self.slot.swap(FraudModel(self.model, Thresholds(0.5, 0.9)))
             self.job: Any = FraudJob(
-                self.model, self.table, labels, Thresholds(0.5, 0.9), RULES, self.failover, 3, LIMITS, self._publisher,
-                self.metrics,
-            )  # fmt: skip
+                self.slot,
+                self.table,
+                self.failover,
+                output=DECISIONS,
+                labels=labels,
+                rules=RULES,
+                reasons_max=3,
+                **shared,
+            )
         else:
             model = self.model
             self.table = StateTable(
                 "state", CLICKSTREAM.name, "sessions/3", lambda: SessionState(model.items, model.length, DAY_MS),
                 SessionReplay(model, LIMITS), reader,
             )  # fmt: skip
+            self.slot.swap(model)
             self.job = RecommendationJob(
-                model, self.table, 10, False, True, self.failover, LIMITS, self._publisher, self.metrics
-            )
+                self.slot, self.table, self.failover, output=RECOMMENDATIONS, top_k=10, keep_seen=False, new_items=True,
+                **shared,
+            )  # fmt: skip
 
     def send(
         self, records: Sequence[dict[str, Any]], headers: Headers = None
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Have the job run over one batch of these records; return its answers and dead letters."""
         batch = self._log.append(records, headers)
-        (outputs,) = self.job.run([batch], [self.job.decode(batch)])
+        (answered,) = self.job.run([batch], [self.job.decode(batch)])
+        self.metrics.answered(batch.tp.topic, answered)
+        outputs = self._publisher.outputs(batch, answered)
         return values(outputs, letters=False), values(outputs, letters=True)
 
     @property

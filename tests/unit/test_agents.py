@@ -10,7 +10,7 @@ import pytest
 from models.features.payments import FRAUD_FEATURES
 from models.fraud.runner import FraudRunner
 from models.recommender.runner import RecommenderRunner
-from streams.agents.fraud import FraudJob
+from streams.agents.fraud import FraudJob, FraudModel
 from streams.agents.recommendations import RecommendationJob
 from streams.contract.topics import CLICKSTREAM, TRANSACTIONS
 from streams.engine.failover import PAUSE_S_MIN
@@ -121,7 +121,7 @@ def test_a_model_that_fails_for_its_reasons_alone_is_a_failing_model(runners: di
         raise RuntimeError("no reasons")
 
     bench.model.reasons = reasons
-    bench.job._thresholds = Thresholds(review=0.0, decline=1.0)  # every payment is held up
+    bench.slot.swap(FraudModel(bench.model, Thresholds(review=0.0, decline=1.0)))  # every payment is held up
     answers, letters = bench.send(PAYMENTS[:100])
     assert [each["degraded"] for each in answers] == [True] * 100 and letters == []
 

@@ -17,7 +17,7 @@ from streams.contract.diagnosis import REJECTION_CODES
 from streams.contract.documents import EXAMPLES, json_schema
 from streams.contract.events import FAILED_AT, LETTER_KEY_BYTES_MAX, LETTER_VALUE_BYTES_MAX, DeadLetter, Headers
 from streams.contract.letters import encode_dead_letter
-from streams.contract.topics import DEAD_LETTERS
+from streams.contract.topics import DEAD_LETTERS, Topics
 from streams.engine.publishing import Publisher
 from streams.transport.outputs.producer import OutputProducer
 from streams.transport.record_batch import RecordBatch
@@ -363,7 +363,9 @@ def test_dead_letter_at_the_limits_is_whole() -> None:
 
 def test_publisher_cuts_the_kafka_key_as_the_letter_does() -> None:
     """The key travels beside the letter: a long one would count again, whole."""
-    publisher = Publisher(cast(OutputProducer, SimpleNamespace(partition_counts=lambda names: dict.fromkeys(names, 1))))
+    publisher = Publisher(
+        cast(OutputProducer, SimpleNamespace(partition_counts=lambda names: dict.fromkeys(names, 1))), Topics()
+    )
     keys = [None, b"", b"card-42", b"\xff" * 900_000]
     batch = RecordBatch(TP("transactions", 0), 0, 4, [0, 1, 2, 3], keys, [None] * 4, [NOW_MS] * 4, [()] * 4, 1, 0.0)
     rejected = decode_transactions(batch.values, now_ms=NOW_MS, limits=LIMITS).rejected

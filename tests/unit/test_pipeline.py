@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from faust.types import TP
 
+from streams.contract.topics import DECISIONS
+from streams.engine.answered import Answered
 from streams.engine.device import Device
 from streams.engine.metrics import Metrics
 from streams.engine.pipeline import Pipeline
@@ -35,14 +38,26 @@ class Failing:
     def is_quick(self, batches: Sequence[RecordBatch], decoded: Sequence[None]) -> bool:
         return True
 
-    def run(self, batches: Sequence[RecordBatch], decoded: Sequence[None]) -> list[list[Outputs]]:
+    def prepare(self, decoded: Sequence[None]) -> None:
+        """Nothing is missing."""
+
+    def run(self, batches: Sequence[RecordBatch], decoded: Sequence[None]) -> list[Answered]:
         if batches[0].first == self._position:
             raise RuntimeError("on purpose")
-        return [[] for _ in batches]
+        return [Answered(DECISIONS, [], []) for _ in batches]
+
+
+def assignment(stop_with: Callable[[BaseException], None]) -> Any:
+    """Return an assignment that keeps every batch."""
+    return SimpleNamespace(is_current=lambda _: True, confirm=lambda _: None, stop_with=stop_with)
 
 
 class Published(list[int]):
     """Positions of the batches that were published."""
+
+    @staticmethod
+    def outputs(batch: RecordBatch, answered: Answered) -> list[Outputs]:
+        return []
 
     def publish(self, delivery: Delivery) -> None:
         self.append(delivery.batch.first)
@@ -62,7 +77,7 @@ def test_nothing_behind_a_failed_micro_batch_is_published(inline_records_max: in
         device = Device(lambda: None)
         settings = Settings(batch_records_max=1, inline_records_max=inline_records_max)
         pipeline = Pipeline(
-            Failing(1), device, published, settings, Metrics(), lambda _: True, lambda _: None, failures.append,  # type: ignore[arg-type]
+            Failing(1), device, published, assignment(failures.append), settings, Metrics(),  # type: ignore[arg-type]
         )  # fmt: skip
         pipeline.submit([batch(first) for first in range(4)])
         while not failures:
@@ -92,7 +107,8 @@ def test_a_failure_before_or_after_the_run_stops_the_worker_too(fails: str, inli
         settings = Settings(batch_records_max=1, inline_records_max=inline_records_max)
         job = Failing(1, in_decode=True) if fails == "decode" else Failing(-1)
         pipeline = Pipeline(
-            job, device, SimpleNamespace(publish=publish), settings, Metrics(), lambda _: True, lambda _: None, failures.append,  # type: ignore[arg-type]
+            job, device, SimpleNamespace(publish=publish, outputs=Published.outputs), assignment(failures.append),  # type: ignore[arg-type]
+            settings, Metrics(),
         )  # fmt: skip
         pipeline.submit([batch(first) for first in range(4)])
         while not failures:
@@ -114,7 +130,7 @@ class Recording(Failing):
         super().__init__(-1)
         self.runs: list[tuple[int, bool]] = []
 
-    def run(self, batches: Sequence[RecordBatch], decoded: Sequence[None]) -> list[list[Outputs]]:
+    def run(self, batches: Sequence[RecordBatch], decoded: Sequence[None]) -> list[Answered]:
         self.runs.append((len(batches), threading.current_thread() is threading.main_thread()))
         return super().run(batches, decoded)
 
@@ -122,7 +138,7 @@ class Recording(Failing):
 class Slow(Recording):
     """A job whose micro-batches take 10 ms."""
 
-    def run(self, batches: Sequence[RecordBatch], decoded: Sequence[None]) -> list[list[Outputs]]:
+    def run(self, batches: Sequence[RecordBatch], decoded: Sequence[None]) -> list[Answered]:
         time.sleep(0.01)
         return super().run(batches, decoded)
 
@@ -144,7 +160,7 @@ def test_what_is_few_waits_for_the_device_and_runs_on_the_loop(records: int, run
         device, busy = Device(lambda: None), threading.Event()
         settings = Settings(batch_records_max=4, inline_records_max=3)
         pipeline = Pipeline(
-            job, device, published, settings, Metrics(), lambda _: True, lambda _: None, lambda exc: None,  # type: ignore[arg-type]
+            job, device, published, assignment(lambda exc: None), settings, Metrics(),  # type: ignore[arg-type]
         )  # fmt: skip
         device.submit(partial(busy.wait, 10))
         for first in range(records):
@@ -170,7 +186,7 @@ def test_few_records_do_not_wait_for_the_end_of_another_topics_backlog() -> None
         settings = Settings(batch_records_max=4, inline_records_max=3)
         clicks, payments = (
             Pipeline(
-                job, device, published, settings, Metrics(), lambda _: True, lambda _: None, lambda exc: None,  # type: ignore[arg-type]
+                job, device, published, assignment(lambda exc: None), settings, Metrics(),  # type: ignore[arg-type]
             )
             for job in (few, many)
         )  # fmt: skip

@@ -1,6 +1,6 @@
 """The watchdog sees who stands still, and nobody else."""
 
-from streams.worker.watchdog import Watchdog
+from streams.worker.standstill import Watchdog
 
 
 def test_a_partition_stands_still_from_its_last_progress_on() -> None:

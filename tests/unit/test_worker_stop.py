@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,8 @@ import pytest
 from streams.errors import ClientHangs, StateCorrupt, StreamsError
 from streams.settings import Settings
 from streams.worker.application import END_HUNG_S, END_S_MAX, create_app
+from streams.worker.assembly import Parts
+from streams.worker.process import WorkerProcess
 from streams.worker.worker import Worker
 
 
@@ -40,15 +43,20 @@ def test_drains_of_a_stop_share_its_time(tmp_path: Path) -> None:
 def test_checkpoints_that_hang_stop_the_worker() -> None:
     """Without them a restart would replay more every hour."""
     told: list[BaseException] = []
-    loop: Any = SimpleNamespace()
-    worker = Worker(Settings(), "worker", lambda: None, told.append, loop)  # type: ignore[arg-type, return-value]
 
     async def hang(_: float) -> int:
         raise ClientHangs("checkpoints hang")
 
-    worker._checkpointer = SimpleNamespace(write=hang)  # type: ignore[assignment]
+    unused: Any = None
+    process = WorkerProcess("worker", lambda: unused, told.append, unused)
+    parts = Parts(
+        device=unused, producer=unused, ownership=unused, checkpointer=SimpleNamespace(write=hang), ends_reader=unused,
+        pipelines={}, tables={}, partitions={}, metrics=unused, closing=ExitStack(),
+    )  # type: ignore[arg-type]  # fmt: skip
+    worker = Worker(parts, process, stall_s_max=120.0)
+    assert worker.not_ready_reason is None
     assert asyncio.run(worker.checkpoint(1.0)) == 0
-    assert [str(each) for each in told] == ["checkpoints hang"] and worker.hindrance == "checkpoints hang"
+    assert [str(each) for each in told] == ["checkpoints hang"] and worker.not_ready_reason == "checkpoints hang"
 
 
 @pytest.mark.parametrize(

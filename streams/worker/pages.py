@@ -1,11 +1,14 @@
-"""Who may do what over a worker's HTTP: everybody may read, who shows the token may do more."""
+"""Pages: /live, /ready and /metrics, and who may do more than read them."""
 
 from __future__ import annotations
 
 import hmac
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import web
+
+from streams.worker.worker import Worker
 
 READS = frozenset({"GET", "HEAD"})
 
@@ -32,3 +35,31 @@ def guarded_by(token: str) -> Callable[[web.Request, Handler], Awaitable[web.Str
         return await handler(request)
 
     return guard
+
+
+def declare_pages(app: Any, worker: Callable[[], Worker]) -> None:
+    """Serve /live, /ready and /metrics.
+
+    Args:
+        app: Faust's application.
+        worker: returns the worker; it exists before the first page is served.
+    """
+
+    @app.page("/live")
+    async def live(self: Any, request: Any) -> Any:
+        return self.json({"live": True})
+
+    @app.page("/ready")
+    async def ready(self: Any, request: Any) -> Any:
+        reason = worker().not_ready_reason
+        is_ready = worker().ready and not app.rebalancing and reason is None
+        page = {
+            "ready": is_ready,
+            "reason": None if is_ready else reason or "partitions are being assigned",
+            "degraded": worker().degraded,
+        }
+        return self.json(page, status=200 if is_ready else 503)
+
+    @app.page("/metrics")
+    async def metrics(self: Any, request: Any) -> Any:
+        return self.bytes(worker().observe(), content_type="text/plain; version=0.0.4")

@@ -1,14 +1,110 @@
-"""Fixtures of all tests."""
+"""Fixtures of all tests, and how several processes share them out.
+
+Each process of pytest-xdist has a broker of its own. Tests come in the order of `TIERS`: those that mostly wait first, so that
+what needs a processor fills the gaps at the end; last what measures time, which runs while nothing else does.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+import tempfile
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from streams.kafka import EmbeddedKafka
+from tests.faults.report import pytest_runtest_logreport, pytest_terminal_summary  # noqa: F401
+from tests.support import warm
+
+TIERS = ("trial", "kafka", "", "alone")  # markers; "" is all other tests
+# Tests whose fixtures cost more than a second process saves: one process runs all of them.
+ONE_PROCESS = ("test_commands.py", "test_real_data.py")
+
+# Profiles whose figures are of a machine that does nothing else.
+SERIAL = ("faults", "soak", "quality")
+
+_lock_file = pytest.StashKey[Path]()
+
+
+def tier(item: pytest.Item) -> int:
+    """Return a test's place in TIERS: the last that it is marked with."""
+    return max(number for number, mark in enumerate(TIERS) if (not mark and number) or item.get_closest_marker(mark))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order by tiers; name the group of tests that stay in one process."""
+    items.sort(key=tier)
+    for item in items:
+        if item.get_closest_marker("alone"):
+            item.add_marker(pytest.mark.xdist_group("alone"))
+        elif item.path.name in ONE_PROCESS:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Use several processes for the whole suite and for whole profiles; for files that are named, where `-n` asks for them."""
+    asked = any(argument.startswith(("-n", "--numprocesses")) for argument in config.invocation_params.args)
+    named = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
+    if not asked and (named or config.option.markexpr in SERIAL):
+        config.option.numprocesses = 0
+
+
+# ---- one at a time, where time is measured
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    given = getattr(config, "workerinput", {}).get("lock_file")
+    if given:
+        config.stash[_lock_file] = Path(given)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a process of pytest-xdist where the lock is."""
+    node.workerinput["lock_file"] = str(node.config.stash[_lock_file])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Before processes start side by side: fill the caches that each of them would fill."""
+    config = session.config
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        return
+    folder = tempfile.mkdtemp(prefix="streams-tests-")
+    config.stash[_lock_file] = Path(folder) / "lock"
+    config.add_cleanup(lambda: (config.stash[_lock_file].unlink(missing_ok=True), Path(folder).rmdir()))
+    if warm.is_cold() and not config.option.collectonly:
+        subprocess.run([sys.executable, "-m", "tests.support.warm"], cwd=warm.ROOT, check=True)
+
+
+@contextmanager
+def turn(item: pytest.Item) -> Iterator[None]:
+    """Hold the lock that tests share; a test that measures time waits until no other has it, and keeps it alone."""
+    path = item.config.stash.get(_lock_file, None)
+    if path is None:
+        yield
+        return
+    with path.open("ab") as file:  # closing it gives the lock back
+        fcntl.flock(file, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    with turn(item):
+        return (yield)
+
+
+# ---- fixtures
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,11 +114,14 @@ def interruptible() -> None:
 
 
 @pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a Kafka with one broker, the same one for the whole session: use topics and groups of your own."""
-    given = os.environ.get("STREAMS_TEST_BOOTSTRAP_SERVERS")
-    if given:
-        yield given
-        return
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
+    """One broker for the whole session of a process. Whatever stands on it may be deleted by the next test."""
     with EmbeddedKafka(tmp_path_factory.mktemp("kafka")) as embedded:
-        yield embedded.bootstrap_servers
+        yield embedded
+
+
+@pytest.fixture(scope="session")
+def kafka(request: pytest.FixtureRequest) -> str:
+    """Address of a Kafka with one broker: use topics and groups of your own."""
+    given = os.environ.get("STREAMS_TEST_BOOTSTRAP_SERVERS")
+    return given or str(request.getfixturevalue("embedded").bootstrap_servers)

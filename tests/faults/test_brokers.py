@@ -46,6 +46,7 @@ def test_output_refused(trial: Trial, form: Form, report: Report) -> None:
     report("8 output refused: too large", trial.verdict(faults=1), restarts=len(worker.codes))
 
 
+@pytest.mark.ci
 def test_a_broker_dies(replicated: Trial, trio: EmbeddedKafka, form: Form, report: Report) -> None:
     """12. kill -9 of the broker that leads, of the group's coordinator, of the controller: CLEAN, stalls of 30 s at most.
 
@@ -154,6 +155,7 @@ def test_all_brokers_down(trial: Trial, lone: LoneBroker, form: Form, report: Re
     assert resumed_s <= STALL_S_MAX
 
 
+@pytest.mark.ci
 def test_network(proxied: Trial, lone: LoneBroker, form: Form, report: Report) -> None:
     """Between worker and broker: delays, resets, silence, and answers withheld after the broker has done what was asked."""
     load = proxied.load(proxied.produce_labels(form(12_000, 60_000)), rate=100)

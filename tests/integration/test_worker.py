@@ -51,7 +51,7 @@ def test_every_payment_is_decided_and_every_bad_record_is_a_dead_letter(bench: B
     status, metrics = worker.get("/metrics")
     assert status == 200 and b'streams_records_total{job="fraud"} 10000.0' in metrics
     assert worker.stop() < 10.0
-    assert checkpointed_digests(bench.read("test-card-state")) == oracle.digests
+    assert checkpointed_digests(bench.read(f"{bench.application_id}-card-state")) == oracle.digests
 
 
 def test_every_click_is_answered_without_seen_items(bench: Bench) -> None:
@@ -141,7 +141,7 @@ def test_a_worker_without_a_slot_is_replaced_by_another(bench: Bench) -> None:
     oracle = FraudOracle(bench.read("transactions"), bench.read("transaction-labels"))
     assert repeats_of_right_decisions(bench.read("fraud-decisions"), oracle) == 0
     assert second.stop() < 10.0
-    assert checkpointed_digests(bench.read("test-card-state")) == oracle.digests
+    assert checkpointed_digests(bench.read(f"{bench.application_id}-card-state")) == oracle.digests
 
 
 # Each of the four changes of ownership may repeat what was in flight or not yet committed.
@@ -190,4 +190,4 @@ def test_nothing_is_lost_through_kills_and_rebalances(bench: Bench) -> None:
     oracle = FraudOracle(bench.read("transactions"), bench.read("transaction-labels"))
     assert repeats_of_right_decisions(bench.read("fraud-decisions"), oracle) <= REPEATS_MAX
     assert last.stop() < 10.0
-    assert checkpointed_digests(bench.read("test-card-state")) == oracle.digests
+    assert checkpointed_digests(bench.read(f"{bench.application_id}-card-state")) == oracle.digests

@@ -1,7 +1,7 @@
 """Fixtures of all tests, and how several processes share them out.
 
-Each process of pytest-xdist has a broker of its own. Tests come in the order of `TIERS`: those that mostly wait first, so that
-what needs a processor fills the gaps at the end; last what measures time, which runs while nothing else does.
+Each process of pytest-xdist has a broker of its own. Tests come in the order of `TIERS`: the longest first,
+then those that mostly wait, then what needs a processor; last what measures time, which runs while nothing else does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from streams.kafka import EmbeddedKafka
 from tests.faults.report import pytest_runtest_logreport, pytest_terminal_summary  # noqa: F401
 from tests.support import warm
 
-TIERS = ("trial", "kafka", "", "alone")  # markers; "" is all other tests
+TIERS = {"trial": 0, "kafka": 1, "alone": 3}  # by marker; 2 is all other tests
 # Tests whose fixtures cost more than a second process saves: one process runs all of them.
 ONE_PROCESS = ("test_commands.py", "test_real_data.py")
 
@@ -34,8 +34,9 @@ _lock_file = pytest.StashKey[Path]()
 
 
 def tier(item: pytest.Item) -> int:
-    """Return a test's place in TIERS: the last that it is marked with."""
-    return max(number for number, mark in enumerate(TIERS) if (not mark and number) or item.get_closest_marker(mark))
+    """Return a test's place in the order."""
+    found = [number for mark, number in TIERS.items() if item.get_closest_marker(mark)]
+    return 3 if 3 in found else min(found, default=2)
 
 
 @pytest.hookimpl(trylast=True)

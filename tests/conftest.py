@@ -24,9 +24,6 @@ from tests.faults.report import pytest_runtest_logreport, pytest_terminal_summar
 from tests.support import warm
 
 TIERS = {"trial": 0, "kafka": 1, "alone": 3}  # by marker; 2 is all other tests
-# Tests whose fixtures cost more than a second process saves: one process runs all of them.
-ONE_PROCESS = ("test_commands.py", "test_real_data.py")
-
 # Profiles whose figures are of a machine that does nothing else.
 SERIAL = ("faults", "soak", "quality")
 
@@ -46,8 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("alone"):
             item.add_marker(pytest.mark.xdist_group("alone"))
-        elif item.path.name in ONE_PROCESS:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+        elif name := getattr(item, "callspec", None) and item.callspec.params.get("kafka"):
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.name}-{name}"))  # a broker of that kind
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from streams.kafka import EmbeddedKafka
-from tests.faults.report import pytest_runtest_logreport, pytest_terminal_summary  # noqa: F401
+from tests.faults import report as faults_report
 from tests.support import warm
 
 TIERS = {"trial": 0, "kafka": 1, "alone": 3}  # by marker; 2 is all other tests
@@ -59,12 +59,6 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 # ---- one at a time, where time is measured
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    given = getattr(config, "workerinput", {}).get("lock_file")
-    if given:
-        config.stash[_lock_file] = Path(given)
-
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell a process of pytest-xdist where the lock is."""
@@ -100,6 +94,32 @@ def turn(item: pytest.Item) -> Iterator[None]:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     with turn(item):
         return (yield)
+
+
+# ---- what is printed
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    given = getattr(config, "workerinput", {}).get("lock_file")
+    if given:
+        config.stash[_lock_file] = Path(given)
+    else:
+        config.pluginmanager.register(faults_report, "faults-report")
+        config.pluginmanager.register(Failures(config), "failures")
+
+
+class Failures:
+    """Names a test as soon as it has failed: the others go on for minutes before pytest shows why."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            terminal.write("\n")
+            reason = report.longrepr.reprcrash.message.splitlines()[0] if hasattr(report.longrepr, "reprcrash") else ""
+            terminal.write_line(f"FAILED {report.nodeid} ({report.when}, {report.duration:.0f} s): {reason}", red=True)
 
 
 # ---- fixtures

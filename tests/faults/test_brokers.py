@@ -46,7 +46,6 @@ def test_output_refused(trial: Trial, form: Form, report: Report) -> None:
     report("8 output refused: too large", trial.verdict(faults=1), restarts=len(worker.codes))
 
 
-@pytest.mark.ci
 def test_a_broker_dies(replicated: Trial, trio: EmbeddedKafka, form: Form, report: Report) -> None:
     """12. kill -9 of the broker that leads, of the group's coordinator, of the controller: CLEAN, stalls of 30 s at most.
 
@@ -139,6 +138,7 @@ def in_sync(trial: Trial) -> bool:
     return all(len(p.isrs) == len(p.replicas) for topic in topics.values() for p in topic.partitions.values())
 
 
+@pytest.mark.ci
 def test_all_brokers_down(trial: Trial, lone: LoneBroker, form: Form, report: Report) -> None:
     """13. No broker for a while: decisions resume unattended within 30 s of its return."""
     load = trial.load(trial.produce_labels(form(6_000, 30_000)), rate=50)

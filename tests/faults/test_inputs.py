@@ -70,6 +70,7 @@ def wait_until_compacted(trial: Trial, produced: int) -> set[str]:
 CULPRIT_AMOUNT = 666.25
 
 
+@pytest.mark.ci
 def test_model_that_fails_on_one_record(trial: Trial, form: Form, report: Report) -> None:
     """5. The model raises on one record of a batch: the rest is decided, the culprit is dead-lettered once, no restart."""
     records = trial.produce_labels(form(1_000, 20_000))
@@ -88,7 +89,6 @@ def test_model_that_fails_on_one_record(trial: Trial, form: Form, report: Report
 
 
 @pytest.mark.settings(model_failure="degrade")
-@pytest.mark.ci
 def test_model_that_fails_on_everything_for_a_while(trial: Trial, form: Form, report: Report) -> None:
     """5. Decided by rules, then by the model again without a restart, a death on the way: each payment decided once.
 

@@ -76,6 +76,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     config.add_cleanup(lambda: (config.stash[_lock_file].unlink(missing_ok=True), Path(folder).rmdir()))
     if warm.is_cold() and not config.option.collectonly:
         subprocess.run([sys.executable, "-m", "tests.support.warm"], cwd=warm.ROOT, check=True)
+        warm.use_classes()
 
 
 @contextmanager
@@ -100,6 +101,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    warm.use_classes()
     given = getattr(config, "workerinput", {}).get("lock_file")
     if given:
         config.stash[_lock_file] = Path(given)

@@ -447,7 +447,10 @@ def test_watch_follows_from_now(streams: Callable[..., Result], fresh_topics: No
     assert "new-" in line
 
 
-@pytest.mark.parametrize("end", [None, signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "end",
+    [None, *(pytest.param(end, marks=pytest.mark.trial) for end in (signal.SIGINT, signal.SIGTERM)), signal.SIGKILL],
+)
 def test_demo_leaves_nothing_running(end: signal.Signals | None, tmp_path: Path) -> None:
     """Events flow from the demo's own Kafka to decisions; however it ends, its broker and workers end."""
     environment = {**os.environ, "STREAMS_BOOTSTRAP_SERVERS": "", "STREAMS_CONFIG": "", "TMPDIR": str(tmp_path)}

@@ -75,7 +75,7 @@ def test_first_command_is_one_line_that_starts_the_demo_in_a_fresh_clone() -> No
     """A newcomer copies one line; the second line runs the tests, and CI runs that very line."""
     first, second = (block.strip() for block in SHELL[:2])
     assert first == "python3 -m venv .venv && .venv/bin/pip install -q '.[test]' && .venv/bin/streams demo"
-    assert second == ".venv/bin/pip install -q '.[test]' && .venv/bin/python -m pytest"
+    assert second == ".venv/bin/pip install -q -e '.[test]' && .venv/bin/python -m pytest"
     (expression,) = re.findall(r"sed -n 's/(.+)/\\1/p' README\.md", (ROOT / ".ci" / "run").read_text())
     pattern = expression.replace(r"\(", "(").replace(r"\)", ")").replace(r"\/", "/")
     assert re.findall(pattern, TEXT, re.MULTILINE) == [second]

@@ -1,9 +1,9 @@
-"""Fixtures of the fault tests: brokers that a module shares, a trial with topics of its own, the table."""
+"""Fixtures of the fault tests: brokers that a session or a module shares, a trial with topics of its own, the table."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -13,20 +13,17 @@ from streams.kafka import EmbeddedKafka
 from streams.processes.identity import free_ports
 from tests.faults.checker import Verdict
 from tests.faults.proxy import Proxy
-from tests.faults.report import Row, markdown, write
+from tests.faults.report import ROW, Row
 from tests.faults.trial import Trial
 
-TABLE = Path("faults.json")
 LONG_S_MAX = 1_800
 
 Number = TypeVar("Number", int, float)
 
-_rows: list[Row] = []
-
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Name what is short: the catalogue runs with all tests, the harness's proof of itself by a command of its own."""
+    """Name what is short: the catalogue, and the harness's proof of itself, each run by a command of its own."""
     for item in items:
         if item.path.parent != Path(__file__).parent or any(map(item.get_closest_marker, ("faults", "soak"))):
             continue
@@ -48,7 +45,7 @@ class Form:
 
 @pytest.fixture(params=["short", pytest.param("long", marks=[pytest.mark.faults, pytest.mark.timeout(LONG_S_MAX)])])
 def form(request: pytest.FixtureRequest) -> Form:
-    """The short form runs with all tests and by `pytest -m trial`, the long one by `pytest -m faults`."""
+    """The short form runs by `pytest -m trial`, a part of it with all tests; the long one by `pytest -m faults`."""
     return Form(request.param)
 
 
@@ -61,7 +58,7 @@ class LoneBroker:
     proxy: Proxy
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def lone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoneBroker]:
     """A broker whose second listener is advertised at a proxy: a worker that starts there stays behind the proxy."""
     client, controller, behind, front = free_ports(4)
@@ -133,18 +130,11 @@ class Report(Protocol):
 
 
 @pytest.fixture
-def report(form: Form) -> Callable[..., None]:
+def report(form: Form, request: pytest.FixtureRequest) -> Callable[..., None]:
     """Put a verdict into the table, and fail the test where it is not CLEAN."""
 
     def put(item: str, verdict: Verdict, **figures: float) -> None:
-        _rows.append(Row.of(item, form.name, verdict, figures))
+        request.node.user_properties.append((ROW, asdict(Row.of(item, form.name, verdict, figures))))
         assert verdict.clean, str(verdict)
 
     return put
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _rows:
-        write(_rows, TABLE)
-        terminalreporter.section(f"faults ({TABLE})")
-        terminalreporter.write_line(markdown(_rows))

@@ -1,4 +1,7 @@
-"""The table of a run: what each fault test did to the workers, and what came of it."""
+"""The table of a run: what each fault test did to the workers, and what came of it.
+
+Rows travel with the reports of the tests, so that the process that prints the table has those of all others.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import pytest
+
 from tests.faults.checker import Verdict, percentile
 
+TABLE = Path("faults.json")
+ROW = "fault row"  # name of the property of a test's report
 COLUMNS = (
     "item",
     "form",
@@ -77,3 +84,20 @@ def markdown(rows: Sequence[Row]) -> str:
 def write(rows: Sequence[Row], path: Path) -> None:
     """Write the table as JSON."""
     path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+
+_rows: list[Row] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Keep a row of a trial that has run here or in another process."""
+    if report.when == "call":
+        _rows.extend(Row(**value) for name, value in report.user_properties if name == ROW)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the table, and write it to TABLE."""
+    if _rows:
+        write(_rows, TABLE)
+        terminalreporter.section(f"faults ({TABLE})")
+        terminalreporter.write_line(markdown(_rows))

@@ -138,6 +138,7 @@ def in_sync(trial: Trial) -> bool:
     return all(len(p.isrs) == len(p.replicas) for topic in topics.values() for p in topic.partitions.values())
 
 
+@pytest.mark.ci
 def test_all_brokers_down(trial: Trial, lone: LoneBroker, form: Form, report: Report) -> None:
     """13. No broker for a while: decisions resume unattended within 30 s of its return."""
     load = trial.load(trial.produce_labels(form(6_000, 30_000)), rate=50)
@@ -154,6 +155,7 @@ def test_all_brokers_down(trial: Trial, lone: LoneBroker, form: Form, report: Re
     assert resumed_s <= STALL_S_MAX
 
 
+@pytest.mark.ci
 def test_network(proxied: Trial, lone: LoneBroker, form: Form, report: Report) -> None:
     """Between worker and broker: delays, resets, silence, and answers withheld after the broker has done what was asked."""
     load = proxied.load(proxied.produce_labels(form(12_000, 60_000)), rate=100)

@@ -29,6 +29,7 @@ LATENCY_FLOOR_S = 0.5
 
 
 @pytest.mark.settings(batch_records_max=64, inline_records_max=64, fetch_records_max=64)
+@pytest.mark.ci
 def test_offset_gaps(trial: Trial, form: Form, report: Report) -> None:
     """4. A compacted input, then transactions of which 20 % abort, and a death on the way: CLEAN, nothing aborted scored."""
     records = trial.produce_labels(form(1_600, 20_000))
@@ -69,6 +70,7 @@ def wait_until_compacted(trial: Trial, produced: int) -> set[str]:
 CULPRIT_AMOUNT = 666.25
 
 
+@pytest.mark.ci
 def test_model_that_fails_on_one_record(trial: Trial, form: Form, report: Report) -> None:
     """5. The model raises on one record of a batch: the rest is decided, the culprit is dead-lettered once, no restart."""
     records = trial.produce_labels(form(1_000, 20_000))
@@ -110,6 +112,7 @@ def test_model_that_fails_on_everything_for_a_while(trial: Trial, form: Form, re
     assert len(worker.codes) == 1
 
 
+@pytest.mark.alone
 def test_poison(trial: Trial, form: Form, report: Report) -> None:
     """6. 10 % bad input of 16 kinds: no restart, as many dead letters, and the good are decided nearly as fast."""
     count, rate = form(1_500, 20_000), form(200, 500)
@@ -176,6 +179,7 @@ def streams(trial: Trial, *arguments: str) -> None:
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
 
 
+@pytest.mark.alone
 def test_skewed_keys(trial: Trial, form: Form, report: Report) -> None:
     """15. 80 % of the records on one card: CLEAN, and the other partitions' p99 is at most twice that of uniform load."""
     count, rate = form(1_500, 20_000), form(200, 1_000)

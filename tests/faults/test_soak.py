@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.soak, pytest.mark.timeout(SOAK_S + 
 def test_an_hour_under_load(trial: Trial, form: Form, report: Report) -> None:
     """20. Memory has no slope, descriptors stay as many, p99 of the last quarter is that of the second: CLEAN."""
     records = trial.produce_labels(RATE * SOAK_S, cards=CARDS)
-    worker = trial.start(0).wait_until_ready()
+    worker = trial.start(0, interpreter=True).wait_until_ready()
     process = psutil.Process(worker.process.pid)
     began = time.monotonic()
     load = trial.load(records, RATE)

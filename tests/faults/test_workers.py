@@ -63,6 +63,7 @@ STEPS = (
 )  # fmt: skip
 
 
+@pytest.mark.ci
 def test_exit_at_each_step(trial: Trial, form: Form, report: Report) -> None:
     """2. The worker dies at each step of a batch, of a take-over and of a checkpoint, at a seeded count: CLEAN."""
     generator = random.Random(2)
@@ -117,6 +118,7 @@ def test_rolling_stop_of_three_workers(trial: Trial, form: Form, report: Report)
     report("9 rolling SIGTERM", trial.verdict(faults=len(took)), stop_s_max=max(took))
 
 
+@pytest.mark.ci
 def test_a_zombie_is_fenced(trial: Trial, form: Form, report: Report) -> None:
     """10. A worker held past the session timeout, while another takes over, wakes up and may write nothing: CLEAN."""
     load = trial.load(trial.produce_labels(form(12_000, 60_000)), rate=100)
@@ -133,6 +135,7 @@ def test_a_zombie_is_fenced(trial: Trial, form: Form, report: Report) -> None:
     report("10 zombie", trial.verdict(faults=rounds), exits=len(zombie.codes))
 
 
+@pytest.mark.ci
 def test_rebalance_storm(trial: Trial, form: Form, report: Report) -> None:
     """11. A worker joins or leaves every few seconds: CLEAN, and within 30 s of its end every partition decides."""
     load = trial.load(trial.produce_labels(form(12_000, 60_000)), rate=100)
@@ -184,6 +187,7 @@ def test_slow_model(trial: Trial, form: Form, report: Report) -> None:
     assert worker.log.read_text().count("Joined group") == 1, "the worker has left the group meanwhile"
 
 
+@pytest.mark.ci
 def test_state_is_restored_from_kafka(trial: Trial, form: Form, report: Report) -> None:
     """17. With its folder gone, killed while it restores: the state comes back from Kafka, equal by hash."""
     records = trial.produce_labels(form(2_000, 50_000))

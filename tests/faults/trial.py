@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 import signal
@@ -19,12 +20,11 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 
 from streams.contract.topics import DECISIONS, LABELS, TRANSACTIONS
 from streams.errors import KafkaUnavailable
-from streams.processes.identity import free_ports
 from tests.faults.checker import Confirmed, Expected, Seen, Verdict, first_decision_after, judge
-from tests.faults.forked import ForkedProcess
+from tests.faults.sabotage import sabotage
 from tests.support.oracle import FraudOracle, checkpointed_digests
 from tests.support.traffic import payments
-from tests.support.workers import Bench, WorkerProcess, poll_until
+from tests.support.workers import Bench, WorkerProcess, delete_topics, poll_until
 
 # After the last expected decision a second one may still be on its way.
 SETTLE_S = 1.0
@@ -170,7 +170,7 @@ class Trial(Bench):
 
     def open(self) -> Self:
         """Make the topics anew and begin to read decisions."""
-        self._delete_topics()
+        delete_topics(self.client)
         poll_until(self._topics_made, 30, "the topics")
         self.tail = Tail(self.servers)
         return self
@@ -180,12 +180,6 @@ class Trial(Bench):
             self.create_topics()
             return True
         return False
-
-    def _delete_topics(self) -> None:
-        old = [name for name in self.admin.list_topics(timeout=30).topics if not name.startswith("__")]
-        for future in (self.admin.delete_topics(old, operation_timeout=30) if old else {}).values():
-            future.result()
-        poll_until(lambda: not set(old) & self.admin.list_topics(timeout=30).topics.keys(), 30, "topics to be gone")
 
     def close(self) -> None:
         for load in self.loads:
@@ -213,12 +207,7 @@ class Trial(Bench):
 
     def fork(self, slot: int = 0, *faults: str, **settings: Any) -> WorkerProcess:
         """Start a worker in a second or two, with faults of `sabotage` in it."""
-        port = free_ports(1)[0]
-        log = self.folder / f"{self.application_id}-{slot}.log"
-        process = ForkedProcess(self.environment_of(slot, port, settings), self.folder, log, faults)
-        worker = WorkerProcess(process, port, log)
-        self.workers.append(worker)
-        return worker
+        return self.start(slot, prepare=functools.partial(sabotage, faults), **settings)
 
     def supervise(self, slot: int = 0, *faults: str, lasting: Sequence[str] = (), real: bool = False) -> Supervised:
         """Keep a worker running in a slot, as systemd or Kubernetes would.
@@ -231,7 +220,7 @@ class Trial(Bench):
         left = iter(faults)
 
         def start() -> WorkerProcess:
-            return self.start(slot) if real else self.fork(slot, *lasting, *itertools.islice(left, 1))
+            return self.start(slot, interpreter=True) if real else self.fork(slot, *lasting, *itertools.islice(left, 1))
 
         supervised = Supervised(start)
         self._supervised.append(supervised)

@@ -21,7 +21,7 @@ from confluent_kafka.admin import ResourceType as Kind
 from streams.contract.topics import DEAD_LETTERS, DECISIONS, INPUTS, LABELS, OUTPUTS, TRANSACTIONS
 from tests.support.secured_kafka import LIMITED_PASSWORD, LIMITED_USER, SecuredKafka, secured_kafka
 from tests.support.traffic import payments
-from tests.support.workers import Bench, WorkerProcess, poll_until
+from tests.support.workers import Bench, WorkerProcess, delete_topics
 
 pytestmark = pytest.mark.kafka
 
@@ -89,10 +89,7 @@ class LimitedBench(Bench):
     def clear(self) -> None:
         """Take every permission back and delete all topics."""
         self._delete(AclBindingFilter(Kind.ANY, None, Pattern.ANY, None, None, AclOperation.ANY, AclPermissionType.ANY))
-        topics = [name for name in self._admin.list_topics(timeout=30).topics if not name.startswith("__")]
-        for future in self._admin.delete_topics(topics, operation_timeout=30).values():
-            future.result()
-        poll_until(lambda: not set(topics) & self._admin.list_topics(timeout=30).topics.keys(), 30, "no topics")
+        delete_topics(self.client)
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,12 @@ import pyarrow.parquet
 import pytest
 from aiokafka.partitioner import murmur2
 from click.testing import CliRunner, Result
-from confluent_kafka import KafkaException, Producer
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Producer
 
 from streams.clients.topic_reader import TopicReader
 from streams.commands import main
 from streams.contract.events import RankedItem, Recommendation, Timings
 from streams.contract.letters import encode_dead_letter
-from streams.kafka import EmbeddedKafka
 from streams.settings import load_settings
 
 pytestmark = pytest.mark.kafka
@@ -38,11 +35,10 @@ DAY_MS = 86_400_000
 PARTITIONS = 4
 
 
-@pytest.fixture(scope="module")
-def own_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A broker of this file's own: the commands speak of the project's topics, by their names."""
-    with EmbeddedKafka(tmp_path_factory.mktemp("commands-kafka")) as embedded:
-        yield embedded.bootstrap_servers
+@pytest.fixture
+def own_kafka(empty_kafka: str) -> str:
+    """A broker that no other test uses meanwhile: the commands speak of the project's topics, by their names."""
+    return empty_kafka
 
 
 @pytest.fixture
@@ -60,23 +56,11 @@ def streams(own_kafka: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Re
 
 
 @pytest.fixture
-def fresh_topics(streams: Callable[..., Result], own_kafka: str) -> None:
+def fresh_topics(streams: Callable[..., Result]) -> None:
     """The project's topics, empty."""
-    _delete_topics(own_kafka)
     result = streams("topics", "create")
     assert result.exit_code == 0, result.stderr
     assert "exists" not in result.output
-
-
-def _delete_topics(address: str) -> None:
-    admin = AdminClient({"bootstrap.servers": address})
-    deadline = time.monotonic() + 30.0
-    while names := [name for name in admin.list_topics(timeout=10).topics if not name.startswith("__")]:
-        assert time.monotonic() < deadline, names
-        for future in admin.delete_topics(names).values():
-            with suppress(KafkaException):  # on its way since the last turn
-                future.result()
-        time.sleep(0.1)
 
 
 def _records(topic: str) -> list[Any]:
@@ -120,9 +104,8 @@ def test_topics_are_created_once(streams: Callable[..., Result], fresh_topics: N
     assert "partition 3" in described.output and "604800000" in described.output
 
 
-def test_missing_topics_are_told_with_the_remedy(streams: Callable[..., Result], own_kafka: str) -> None:
+def test_missing_topics_are_told_with_the_remedy(streams: Callable[..., Result]) -> None:
     """Every command that needs a topic says how to make it."""
-    _delete_topics(own_kafka)
     for arguments in (
         ("produce", "simulate", "--limit", 1),
         ("watch", "decisions", "--no-follow"),
@@ -464,7 +447,10 @@ def test_watch_follows_from_now(streams: Callable[..., Result], fresh_topics: No
     assert "new-" in line
 
 
-@pytest.mark.parametrize("end", [None, signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "end",
+    [None, *(pytest.param(end, marks=pytest.mark.trial) for end in (signal.SIGINT, signal.SIGTERM)), signal.SIGKILL],
+)
 def test_demo_leaves_nothing_running(end: signal.Signals | None, tmp_path: Path) -> None:
     """Events flow from the demo's own Kafka to decisions; however it ends, its broker and workers end."""
     environment = {**os.environ, "STREAMS_BOOTSTRAP_SERVERS": "", "STREAMS_CONFIG": "", "TMPDIR": str(tmp_path)}

@@ -79,7 +79,7 @@ def test_a_worker_that_may_degrade_decides_by_rules_and_leaves_the_state_of_a_he
     oracle.order = {place: [n for n in order if n in names] for place, order in oracle.order.items()}  # type: ignore[assignment]
     assert repeats_of_right_decisions(later, oracle) == 0
     assert healthy.stop() < 10.0
-    assert checkpointed_digests(bench.read("test-card-state")) == oracle.digests
+    assert checkpointed_digests(bench.read(f"{bench.application_id}-card-state")) == oracle.digests
 
 
 def test_a_worker_that_may_not_degrade_stops(bench: Bench, broken: Path) -> None:
@@ -129,7 +129,7 @@ def test_payments_set_aside_by_a_model_are_replayed_and_decided_once(bench: Benc
     expected = np.float32(list(oracle.scores.values()))
     assert np.array_equal(np.float32([scores[name] for name in oracle.scores]), expected)
     assert worker.stop() < 10.0
-    assert checkpointed_digests(bench.read("test-card-state")) == oracle.digests
+    assert checkpointed_digests(bench.read(f"{bench.application_id}-card-state")) == oracle.digests
 
 
 def values(messages: list[Any]) -> list[bytes]:

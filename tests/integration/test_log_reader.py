@@ -42,6 +42,7 @@ def test_ends_are_told_after_a_restart_of_the_leader(tmp_path: Path) -> None:
         assert asked.result(60) == {1: 3}
 
 
+@pytest.mark.alone
 def test_ends_are_asked_for_without_hurry_while_a_leader_is_dead(tmp_path: Path) -> None:
     """The others name the dead leader until the controller misses it: no core is used up by attempts to reach it."""
     with EmbeddedKafka(tmp_path, brokers=3) as kafka:

@@ -16,7 +16,6 @@ from tests.support.workers import Bench, WorkerProcess, poll_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.settings(checkpoint_interval_s=1, session_timeout_s=6)]
 PARTITIONS = 4
-STATE = "test-card-state"
 
 
 def restores(worker: WorkerProcess) -> dict[int, tuple[int, int]]:
@@ -26,8 +25,13 @@ def restores(worker: WorkerProcess) -> dict[int, tuple[int, int]]:
     return {int(number): (int(file), int(end)) for number, file, end in found}
 
 
-def files(folder: Path) -> list[Path]:
-    return sorted((folder / "test-data" / "checkpoints" / STATE).glob("*.log"))
+def state_of(bench: Bench) -> str:
+    """Return the topic of the cards' checkpoints."""
+    return f"{bench.application_id}-card-state"
+
+
+def files(bench: Bench, folder: Path) -> list[Path]:
+    return sorted((folder / f"{bench.application_id}-data" / "checkpoints" / state_of(bench)).glob("*.log"))
 
 
 def send(bench: Bench, records: Sequence[dict[str, Any]], decisions: int) -> None:
@@ -37,11 +41,13 @@ def send(bench: Bench, records: Sequence[dict[str, Any]], decisions: int) -> Non
 
 def wait_until_kept(bench: Bench, folder: Path) -> None:
     """Return when the files hold a checkpoint of every partition: when they have grown, and grow no more."""
-    poll_until(lambda: {m.partition() for m in bench.read(STATE)} == set(range(PARTITIONS)), 30, "checkpoints")
+    poll_until(
+        lambda: {m.partition() for m in bench.read(state_of(bench))} == set(range(PARTITIONS)), 30, "checkpoints"
+    )
     sizes: list[list[int]] = []
 
     def settled() -> bool:
-        sizes.append([path.stat().st_size for path in files(folder)])
+        sizes.append([path.stat().st_size for path in files(bench, folder)])
         return len(sizes[-1]) == PARTITIONS and len(sizes) > 60 and sizes[-1] == sizes[-60]
 
     poll_until(settled, 60, "files that grow no more")
@@ -52,7 +58,7 @@ def assert_exact(bench: Bench, last: WorkerProcess) -> None:
     oracle = FraudOracle(bench.read("transactions"), bench.read("transaction-labels"))
     assert repeats_of_right_decisions(bench.read("fraud-decisions"), oracle) == 0
     assert last.stop() < 10.0
-    assert checkpointed_digests(bench.read(STATE)) == oracle.digests
+    assert checkpointed_digests(bench.read(state_of(bench))) == oracle.digests
 
 
 def test_a_killed_worker_restarts_from_what_is_whole_of_its_files(bench: Bench) -> None:
@@ -64,7 +70,7 @@ def test_a_killed_worker_restarts_from_what_is_whole_of_its_files(bench: Bench) 
     wait_until_kept(bench, bench.folder)
     first.kill()
     assert restores(first) == dict.fromkeys(range(PARTITIONS), (0, 0))
-    missing, damaged, *whole = files(bench.folder)
+    missing, damaged, *whole = files(bench, bench.folder)
     missing.unlink()
     data = bytearray(damaged.read_bytes())
     data[len(data) // 2] ^= 255

@@ -44,7 +44,7 @@ def client_settings(kafka: SecuredKafka, **settings: Any) -> Settings:
     return load_settings(env={}, **{"bootstrap_servers": kafka.address} | kafka.settings | settings)
 
 
-def assert_a_worker_decides(kafka: SecuredKafka, folder: Path, **settings: Any) -> None:
+def assert_a_worker_decides(kafka: SecuredKafka, folder: Path, interpreter: bool = False, **settings: Any) -> None:
     bench = Bench(kafka.address, folder, "secure", checkpoint_interval_s=1, **kafka.settings | settings)
     bench.create_topics()
     before = bench.count("fraud-decisions")
@@ -54,7 +54,7 @@ def assert_a_worker_decides(kafka: SecuredKafka, folder: Path, **settings: Any) 
     bench.produce("transactions", [b"no payment"], [b"c1"])
     try:
         # Everything that says anything, at the level that says most.
-        worker = bench.start(0, level="debug", http_token=HTTP_TOKEN).wait_until_ready()
+        worker = bench.start(0, level="debug", interpreter=interpreter, http_token=HTTP_TOKEN).wait_until_ready()
         bench.wait_for("fraud-decisions", before + PAYMENTS)
         poll_until(lambda: bench.count("secure-card-state") > 0, 30, "a checkpoint")
         assert worker.stop() < 10.0
@@ -82,7 +82,7 @@ def assert_a_worker_is_refused(kafka: SecuredKafka, folder: Path, because: str, 
 
 def test_a_worker_decides_on_a_secured_cluster(kafka: SecuredKafka, folder: Path) -> None:
     """Group membership, outputs, label readers and checkpoints all pass the listener; debug logs hold no secret."""
-    assert_a_worker_decides(kafka, folder)
+    assert_a_worker_decides(kafka, folder, interpreter=kafka.settings["security_protocol"] == "SASL_SSL")
 
 
 @pytest.mark.parametrize("kafka", ["SASL_SSL"], indirect=True)

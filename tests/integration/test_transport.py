@@ -15,7 +15,6 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from streams.kafka import EmbeddedKafka
 from tests.support.workers import poll_until, read_topic
 
 pytestmark = pytest.mark.kafka
@@ -23,21 +22,22 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def servers(tmp_path: Path) -> Iterator[str]:
-    with EmbeddedKafka(tmp_path / "kafka") as kafka:
-        names = {"orders": 2, "totals": 2, "probe": 1, "seen": 1}
-        admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-        for future in admin.create_topics([NewTopic(name, count, 1) for name, count in names.items()]).values():
-            future.result()
-        yield kafka.bootstrap_servers
+def servers(empty_kafka: str) -> str:
+    names = {"orders": 2, "totals": 2, "probe": 1, "seen": 1}
+    admin = AdminClient({"bootstrap.servers": empty_kafka})
+    for future in admin.create_topics([NewTopic(name, count, 1) for name, count in names.items()]).values():
+        future.result()
+    return empty_kafka
 
 
 @contextmanager
 def application(servers: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the ordinary application, whose id is the folder's name."""
     with (folder / "app.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "faust", "-A", "tests.support.ordinary_app", "worker", "-l", "info"],
-            cwd=ROOT, env={**os.environ, "SERVERS": servers, "PYTHONPATH": str(ROOT)}, stdout=log, stderr=log,
+            cwd=ROOT, env={**os.environ, "SERVERS": servers, "APPLICATION": folder.name, "PYTHONPATH": str(ROOT)},
+            stdout=log, stderr=log,
         )  # fmt: skip
     try:
         yield process
@@ -61,8 +61,8 @@ def totals(servers: str) -> dict[str, float]:
     return found
 
 
-def committed(servers: str, topic: str, partitions: int) -> list[int]:
-    consumer = Consumer({"bootstrap.servers": servers, "group.id": "ordinary"})
+def committed(servers: str, application_id: str, topic: str, partitions: int) -> list[int]:
+    consumer = Consumer({"bootstrap.servers": servers, "group.id": application_id})
     try:
         return [tp.offset for tp in consumer.committed([TopicPartition(topic, p) for p in range(partitions)], 10)]
     finally:
@@ -75,7 +75,7 @@ def test_ordinary_topics_and_tables_keep_working(servers: str, tmp_path: Path) -
     with application(servers, tmp_path):
         produce(servers, "orders", orders)
         poll_until(lambda: totals(servers) == {f"c{i}": 100.0 for i in range(7)}, 60, "all totals")
-        poll_until(lambda: sum(committed(servers, "orders", 2)) == 700, 20, "all offsets committed")
+        poll_until(lambda: sum(committed(servers, tmp_path.name, "orders", 2)) == 700, 20, "all offsets committed")
     with application(servers, tmp_path):
         produce(servers, "orders", orders[:7])
         poll_until(lambda: totals(servers) == {f"c{i}": 101.0 for i in range(7)}, 60, "the table restored")
@@ -129,5 +129,5 @@ def test_aborted_records_and_markers_are_passed_over_and_committed(servers: str,
     assert end == 30 * 11
     with application(servers, tmp_path):
         poll_until(lambda: len(seen(servers)) >= len(expected), 60, "the committed records")
-        poll_until(lambda: committed(servers, "probe", 1) == [end], 20, f"offset {end} committed")
+        poll_until(lambda: committed(servers, tmp_path.name, "probe", 1) == [end], 20, f"offset {end} committed")
     assert [record["value"] for record in seen(servers)] == expected

@@ -31,7 +31,7 @@ def test_every_payment_is_decided_and_every_bad_record_is_a_dead_letter(bench: B
     for index in range(1_000):
         mixed.insert(generator.randrange(len(mixed)), (kinds[index % len(kinds)], b"c1"))  # type: ignore[arg-type]
     bench.produce("transactions", [value for value, _ in mixed], [key for _, key in mixed])
-    worker = bench.start(0).wait_until_ready()
+    worker = bench.start(0, interpreter=True).wait_until_ready()
     bench.wait_for("fraud-decisions", 9_000)
     bench.wait_for("dead-letters", 1_000)
 
@@ -51,7 +51,7 @@ def test_every_payment_is_decided_and_every_bad_record_is_a_dead_letter(bench: B
     status, metrics = worker.get("/metrics")
     assert status == 200 and b'streams_records_total{job="fraud"} 10000.0' in metrics
     assert worker.stop() < 10.0
-    assert checkpointed_digests(bench.read("test-card-state")) == oracle.digests
+    assert checkpointed_digests(bench.read(f"{bench.application_id}-card-state")) == oracle.digests
 
 
 def test_every_click_is_answered_without_seen_items(bench: Bench) -> None:
@@ -131,7 +131,7 @@ def test_a_worker_without_a_slot_is_replaced_by_another(bench: Bench) -> None:
     """Nobody knows a slotless worker again: after a kill -9 another takes over, and nothing is lost or repeated."""
     records, labels = payments(8_000)
     bench.produce_json("transaction-labels", "card_id", labels)
-    first = bench.start(None).wait_until_ready()
+    first = bench.start(None, interpreter=True).wait_until_ready()
     bench.produce_json("transactions", "card_id", records[:4_000])
     bench.wait_for("fraud-decisions", 1)
     first.kill()
@@ -141,7 +141,7 @@ def test_a_worker_without_a_slot_is_replaced_by_another(bench: Bench) -> None:
     oracle = FraudOracle(bench.read("transactions"), bench.read("transaction-labels"))
     assert repeats_of_right_decisions(bench.read("fraud-decisions"), oracle) == 0
     assert second.stop() < 10.0
-    assert checkpointed_digests(bench.read("test-card-state")) == oracle.digests
+    assert checkpointed_digests(bench.read(f"{bench.application_id}-card-state")) == oracle.digests
 
 
 # Each of the four changes of ownership may repeat what was in flight or not yet committed.
@@ -190,4 +190,4 @@ def test_nothing_is_lost_through_kills_and_rebalances(bench: Bench) -> None:
     oracle = FraudOracle(bench.read("transactions"), bench.read("transaction-labels"))
     assert repeats_of_right_decisions(bench.read("fraud-decisions"), oracle) <= REPEATS_MAX
     assert last.stop() < 10.0
-    assert checkpointed_digests(bench.read("test-card-state")) == oracle.digests
+    assert checkpointed_digests(bench.read(f"{bench.application_id}-card-state")) == oracle.digests

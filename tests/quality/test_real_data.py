@@ -1,4 +1,4 @@
-"""Floors on public data that the repository does not hold: quick ones always, the full tables by `pytest -m quality`."""
+"""Floors on public data that the repository does not hold, by `pytest -m quality`; hours for the full tables."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 PAYMENTS = DATA / "fraud" / "transactions.parquet"
 BOOK = DATA / "fraud" / "book_features.parquet"
 
-pytestmark = pytest.mark.skipif(
-    not PAYMENTS.is_file(), reason=f"public data not at hand: {DATA} has no payments and sessions; README, Evaluate"
-)
+pytestmark = [
+    pytest.mark.quality,
+    pytest.mark.skipif(
+        not PAYMENTS.is_file(), reason=f"public data not at hand: {DATA} has no payments and sessions; README, Evaluate"
+    ),
+]
 
 # AUC, AP and CP@100 over the weeks from 2018-08-08, as Le Borgne et al. (2022), chapter 5, print them.
 PUBLISHED = {
@@ -56,7 +59,6 @@ def test_a_week_of_payments_is_ranked_better_than_by_xgboost(tmp_path: Path) -> 
     assert ours["calibration_error"] <= 0.01
 
 
-@pytest.mark.quality
 @pytest.mark.timeout(3_600)
 @pytest.mark.parametrize("book", [True, False], ids=["published-features", "own-features"])
 def test_the_handbooks_figures_come_out(tmp_path: Path, book: bool) -> None:
@@ -76,7 +78,6 @@ def test_the_handbooks_figures_come_out(tmp_path: Path, book: bool) -> None:
     assert auc >= 0.875 and precision >= 0.74 and cards >= 0.305
 
 
-@pytest.mark.quality
 @pytest.mark.timeout(7_200)
 @pytest.mark.parametrize("name", SESSIONS)
 def test_next_clicks_of_public_sessions_are_found(tmp_path: Path, name: str) -> None:

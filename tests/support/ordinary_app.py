@@ -18,7 +18,7 @@ class Order(faust.Record):
 
 
 app = faust.App(
-    "ordinary",
+    os.environ["APPLICATION"],
     broker=f"streams://{os.environ['SERVERS']}",
     store="memory://",
     topic_partitions=2,

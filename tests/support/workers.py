@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
-from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from streams.clients.topic_admin import create_topics
 from streams.processes.identity import free_ports
 from streams.settings import load_settings
+from tests.support.forked import ForkedProcess
 
 READY_S_MAX = 120.0
 _READS_COMMITTED = {
@@ -115,15 +116,37 @@ class Bench:
     def create_topics(self) -> None:
         create_topics(AdminClient(self.client), self.settings)
 
-    def start(self, slot: int | None, level: str = "info", **settings: Any) -> WorkerProcess:
-        """Start a worker, with a slot or without one; it is killed with the test, however that ends."""
+    def start(
+        self,
+        slot: int | None,
+        level: str = "info",
+        *,
+        interpreter: bool = False,
+        prepare: Callable[[], None] | None = None,
+        **settings: Any,
+    ) -> WorkerProcess:
+        """Start a worker, with a slot or without one; it is killed with the test, however that ends.
+
+        Args:
+            slot: its setting `worker_slot`; None leaves it out.
+            level: of its log.
+            interpreter: start a new interpreter, as users do, instead of forking a warm one.
+            prepare: called in the forked worker before it begins.
+            settings: of this worker alone.
+        """
         port = free_ports(1)[0]
         log = self.folder / f"{self.application_id}-{slot}.log"
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "faust", "-A", "streams", "worker", "-l", level],
-                env=self.environment_of(slot, port, settings), stdout=output, stderr=output, cwd=self.folder,
-            )  # fmt: skip
+        arguments, environment = ("-A", "streams", "worker", "-l", level), self.environment_of(slot, port, settings)
+        process: Process
+        if interpreter:
+            assert prepare is None, "nothing can be called in an interpreter of its own"
+            with log.open("ab") as output:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "faust", *arguments],
+                    env=environment, stdout=output, stderr=output, cwd=self.folder,
+                )  # fmt: skip
+        else:
+            process = ForkedProcess(arguments, environment, self.folder, log, prepare)
         worker = WorkerProcess(process, port, log)
         self.workers.append(worker)
         return worker
@@ -210,6 +233,20 @@ class Bench:
         messages = consumer.consume(10_000, 0.2)
         self._counted[topic] = consumer, count + sum(message.error() is None for message in messages)
         return len(messages)
+
+
+def delete_topics(client: Mapping[str, str], seconds_max: float = 30.0) -> None:
+    """Delete every topic but the cluster's own; return when the cluster no longer shows any."""
+    admin = AdminClient({**client, "log_level": "0"})
+
+    def gone() -> bool:
+        names = [name for name in admin.list_topics(timeout=30).topics if not name.startswith("__")]
+        for future in (admin.delete_topics(names, operation_timeout=30) if names else {}).values():
+            with contextlib.suppress(KafkaException):  # on its way since the last turn
+                future.result()
+        return not names
+
+    poll_until(gone, seconds_max, "no topics")
 
 
 def read_topic(client: Mapping[str, str], topic: str) -> Iterator[Any]:

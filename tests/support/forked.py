@@ -1,6 +1,7 @@
-"""Workers forked from a server that has imported and compiled what takes seconds: a fault test starts dozens of them.
+"""Workers forked from a server that has imported and compiled what takes seconds: the tests start a hundred of them.
 
 A forked worker runs the same `faust -A streams worker` as any other from there on, and can be sabotaged before it begins.
+The real command, in an interpreter of its own, starts in 1-2 s more of a core's time (`Bench.start(..., interpreter=True)`).
 """
 
 from __future__ import annotations
@@ -9,23 +10,34 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tests.faults.sabotage import sabotage
-
-ARGUMENTS = ("-A", "streams", "worker", "-l", "info")
-
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["tests.faults.preload"])
+_server.set_forkserver_preload(["tests.support.preload"])
 
 
 class ForkedProcess:
-    """A process of the fork server, with the part of `subprocess.Popen` that tests of workers use."""
+    """A process of the fork server, with the part of `subprocess.Popen` that tests of workers use.
 
-    def __init__(self, environment: Mapping[str, str], folder: Path, log: Path, faults: Sequence[str]) -> None:
-        arguments = (dict(environment), str(folder), str(log), tuple(faults))
-        self._process = _server.Process(target=run_worker, args=arguments, daemon=True)
+    Args:
+        arguments: what comes behind `faust` on the command line.
+        environment: all of its environment.
+        folder: where it runs.
+        log: file that its output is appended to.
+        prepare: called in the process before anything else.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        log: Path,
+        prepare: Callable[[], None] | None = None,
+    ) -> None:
+        given = (tuple(arguments), dict(environment), str(folder), str(log), prepare)
+        self._process = _server.Process(target=run_worker, args=given, daemon=True)
         self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
@@ -47,7 +59,13 @@ class ForkedProcess:
             os.kill(self.pid, number)
 
 
-def run_worker(environment: dict[str, str], folder: str, log: str, faults: Sequence[str]) -> None:
+def run_worker(
+    arguments: Sequence[str],
+    environment: dict[str, str],
+    folder: str,
+    log: str,
+    prepare: Callable[[], None] | None,
+) -> None:
     """Be a worker: what `faust` does on the command line, in an environment and with a log of its own."""
     os.environ.clear()
     os.environ.update(environment)
@@ -55,8 +73,9 @@ def run_worker(environment: dict[str, str], folder: str, log: str, faults: Seque
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    sabotage(faults)
+    if prepare is not None:
+        prepare()
     from faust.cli.faust import cli
 
-    sys.argv = ["faust", *ARGUMENTS]
+    sys.argv = ["faust", *arguments]
     cli()

@@ -1,6 +1,0 @@
-"""What every worker does before anything else, done once: the fork server imports this and forks workers from it."""
-
-import streams.worker.application  # noqa: F401
-from streams.worker.assembly import warm_up_kernels
-
-warm_up_kernels()

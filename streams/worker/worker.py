@@ -18,7 +18,6 @@ from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 from faust.types import TP
 
-from models.features import payments, seen, sessions
 from models.fraud.runner import FraudRunner
 from models.recommender.runner import RecommenderRunner
 from streams.agents.fraud import CardReplay, CardState, FraudJob
@@ -27,7 +26,6 @@ from streams.agents.recommendations import RecommendationJob, SessionReplay, Ses
 from streams.clients.credentials import aiokafka_security
 from streams.clients.log_reader import LogReader
 from streams.contract.columns import Limits
-from streams.contract.decoding import decode_transactions
 from streams.contract.topics import CLICKSTREAM, INPUTS, LABELS, MISSING, OUTPUTS, TRANSACTIONS, Topic, state_topic
 from streams.engine.device import Device
 from streams.engine.failover import Failover
@@ -51,6 +49,7 @@ from streams.transport.ownership.group_member import GroupMember
 from streams.transport.ownership.leftovers import Leftovers
 from streams.transport.ownership.ownership import Ownership
 from streams.transport.record_batch import RecordBatch
+from streams.worker.kernels import warm_up_kernels
 from streams.worker.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -116,11 +115,11 @@ class Worker:
         )
         if settings.worker_slot is not None:
             self._ownership.fence(self._name)  # whoever had this slot before us may have died in a transaction
+        warm_up_kernels()  # first: what it compiles, one process of a machine compiles for all
         fraud = FraudRunner.load(settings.fraud_artifact, settings.device, settings.dtype)
         recommender = RecommenderRunner.load(settings.recommender_artifact, settings.device, settings.dtype)
         fraud.warm_up()
         recommender.warm_up()
-        warm_up_kernels()
         self._producer = self._outputs(config)
         self._closing.callback(self._close_producer)
         publisher = Publisher(self._producer)
@@ -438,11 +437,3 @@ def set_torch_threads(count: int) -> None:
     1,000 records/s, a third of the loop's time and most of another core.
     """
     torch.set_num_threads(count)
-
-
-def warm_up_kernels() -> None:
-    """Compile what decodes and builds features, or load it from the cache, before the first record waits for it."""
-    payments.warm_up()
-    sessions.warm_up()
-    seen.warm_up()
-    decode_transactions([b"{}"], now_ms=0, limits=Limits())

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import platform
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,7 @@ from streams.benchmark.statistics import (
     tally_seen,
 )
 from streams.benchmark.traffic import CARDS, Payments, make_payments, preload, receive, send_open_loop
+from streams.processes.launcher import Launched
 
 START_S_MAX = 180.0  # a JVM, a Python worker and torch start one after the other, perhaps on a busy machine
 STALL_S_MAX = 30.0  # longer than a rebalance or a restart; what is missing after such a silence counts as lost
@@ -243,13 +243,14 @@ def _achieved_rate(received_ns: np.ndarray[Any, np.dtype[np.int64]]) -> float:
 
 
 @contextlib.contextmanager
-def _running(system: System) -> Iterator[list[_Process]]:
+def _running(system: System) -> Iterator[list[Launched]]:
     """Start the processes of a system; end them, and whatever they started, on the way out."""
     with tempfile.TemporaryDirectory(prefix=f"streams-bench-{system.name}-") as folder:
-        processes: list[_Process] = []
+        processes: list[Launched] = []
         try:
             for slot, launch in enumerate(system.launches):
-                processes.append(_Process(launch, Path(folder, f"{system.name}-{slot}.log")))
+                log = Path(folder, f"{system.name}-{slot}.log")
+                processes.append(Launched(launch.command, launch.environment, log, STOP_S_MAX))
             yield processes
         finally:
             for process in processes:
@@ -258,42 +259,11 @@ def _running(system: System) -> Iterator[list[_Process]]:
                 process.wait()
 
 
-class _Process:
-    """A process of the system under test, in a group of its own, its output in a file."""
-
-    def __init__(self, launch: Launch, log: Path) -> None:
-        self.log = log
-        with log.open("wb") as stream:
-            self._popen = subprocess.Popen(
-                launch.command,
-                env={**os.environ, **launch.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def ended(self) -> int | None:
-        return self._popen.poll()
-
-    def tail(self) -> str:
-        lines = self.log.read_text(errors="replace").splitlines()
-        return "\n".join(f"    {line[:300]}" for line in lines[-LOG_TAIL_LINES:])
-
-    def terminate(self) -> None:
-        if self._popen.poll() is None:
-            self._popen.terminate()
-
-    def wait(self) -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._popen.wait(STOP_S_MAX)
-        # Children (a JVM, forked workers) outlive a leader that was stopped; they share its group.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._popen.pid, signal.SIGKILL)
-        self._popen.wait()
+def _tail(process: Launched) -> str:
+    return "\n".join(f"    {line[:300]}" for line in process.last_lines(LOG_TAIL_LINES))
 
 
-def _wait_for_outputs(kafka: Kafka, system: System, processes: Sequence[_Process], expected: int) -> _Progress:
+def _wait_for_outputs(kafka: Kafka, system: System, processes: Sequence[Launched], expected: int) -> _Progress:
     """Watch the output topic until `expected` outputs were followed by quiet, or nothing more comes."""
     progress = _Progress()
     begin = last_change = time.monotonic()
@@ -301,10 +271,10 @@ def _wait_for_outputs(kafka: Kafka, system: System, processes: Sequence[_Process
     with reader(kafka) as consumer:
         while True:
             for process in processes:
-                if (code := process.ended()) is not None:
+                if (code := process.poll()) is not None:
                     raise BenchmarkError(
                         f"{system.name}: expected to run until all is answered, "
-                        f"ended with {code} at {total:,} of {expected:,} outputs:\n{process.tail()}"
+                        f"ended with {code} at {total:,} of {expected:,} outputs:\n{_tail(process)}"
                     )
             now_total = sum(high for _low, high in watermarks(consumer, system.output_topic))
             now = time.monotonic()
@@ -320,6 +290,6 @@ def _wait_for_outputs(kafka: Kafka, system: System, processes: Sequence[_Process
             if not total and now - begin >= START_S_MAX:
                 raise BenchmarkError(
                     f"{system.name}: expected a first output within {START_S_MAX:.0f} s, got none:\n"
-                    f"{processes[0].tail()}"
+                    f"{_tail(processes[0])}"
                 )
             time.sleep(POLL_S)

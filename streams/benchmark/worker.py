@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from streams.benchmark.cluster import LOG_APPEND_TIME, fresh_topics
 from streams.benchmark.engine import Launch, System, versions_of
 from streams.kafka import EmbeddedKafka
 from streams.processes.identity import free_ports
+from streams.processes.launcher import worker_command, worker_environment
 from streams.settings import Settings, load_settings
 
 PARTS = ("streams", "faust-streaming", "aiokafka", "confluent-kafka", "torch", "numpy", "numba", "orjson", "msgspec")
@@ -63,14 +63,11 @@ def worker_system(settings: Settings, folder: Path, run: str, workers: int) -> S
     """
     launches = [
         Launch(
-            (sys.executable, "-m", "faust", "-A", "streams", "worker", "-l", "warn"),
+            worker_command("warn"),
             {
+                **worker_environment(slot, port, folder),
                 "STREAMS_BOOTSTRAP_SERVERS": settings.brokers(),
                 "STREAMS_APPLICATION_ID": f"streams-bench-{run}",
-                "STREAMS_STATE_DIR": str(folder),
-                "STREAMS_WORKER_SLOT": str(slot),
-                # The worker adds its slot. Metrics stay on, as in production.
-                "STREAMS_HTTP_PORT": str(port - slot),
             },
         )
         for slot, port in enumerate(free_ports(workers))

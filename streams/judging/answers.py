@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,13 +69,17 @@ def answers(
     own = {name: "" for name in os.environ if name.startswith("STREAMS_")}
     own |= {f"STREAMS_{key.upper()}": value for key, value in settings.items()}
     with tempfile.TemporaryDirectory(prefix="streams-evaluate-", ignore_cleanup_errors=True) as folder:
-        tell("start Kafka", 0.0)
-        with EmbeddedKafka(Path(folder, "kafka")) as kafka:
+        tell("start Kafka and a worker", 0.0)
+        with ExitStack() as stack:
+            pool = WorkerPool(1, Path(folder), own, ahead=True)  # gets ready while the broker starts, stops before it
+            with ExitStack() as pending:
+                pending.enter_context(pool)
+                kafka = stack.enter_context(EmbeddedKafka(Path(folder, "kafka")))
+                stack.push(pending.pop_all())
             cluster = load_settings(env={}, bootstrap_servers=kafka.bootstrap_servers)
             create_topics(connect(cluster), cluster)
-            own["STREAMS_BOOTSTRAP_SERVERS"] = kafka.bootstrap_servers
-            tell("start a worker", 0.0)
-            with WorkerPool(1, Path(folder), own) as pool, Delivery(cluster) as delivery:
+            pool.begin({"STREAMS_BOOTSTRAP_SERVERS": kafka.bootstrap_servers})
+            with Delivery(cluster) as delivery:
                 pool.wait_until_ready()
                 replay = Replay(events, topic, delivery, Pace(), label_delay_ms=label_delay_ms)
                 while replay.advance() is not None:

@@ -1,4 +1,4 @@
-"""Keep one broker process alive exactly as long as somebody wants it.
+"""Keep one process, a broker or a worker, alive exactly as long as its owner wants it.
 
 Runs by path, as `python -I -S supervisor.py OWNER GRACE_S COMMAND...`, with the standard library alone. It starts the
 command, writes the child's pid as one line on stdout, and waits for the first of:
@@ -8,7 +8,7 @@ command, writes the child's pid as one line on stdout, and waits for the first o
 - OWNER is not 0 and its process is gone, however it went: the same.
 
 The supervisor's own end by SIGKILL takes the child along on Linux (PR_SET_PDEATHSIG), so no order of deaths leaves a
-broker behind. PR_SET_PDEATHSIG alone would not do: it follows the *thread* that started the child, not the process.
+process behind. PR_SET_PDEATHSIG alone would not do: it follows the *thread* that started the child, not the process.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def supervise(owner: int, grace_s: float, command: list[str]) -> int:
     """Run the command until it ends or is no longer wanted.
 
     Args:
-        owner: pid whose end stops the child, with a pipe from it as stdin; 0: nobody, only a signal stops it.
+        owner: pid whose end stops the child, with a pipe from it as stdin; 0: only a signal stops it.
         grace_s: time that the child has after SIGTERM, seconds.
         command: program and arguments.
 
@@ -87,7 +87,7 @@ def supervise(owner: int, grace_s: float, command: list[str]) -> int:
         if not wanted:
             _stop(child, grace_s)
     code = child.returncode
-    print(f"supervisor: the broker ended with {code} after {time.monotonic() - started_s:.1f} s", file=sys.stderr)
+    print(f"supervisor: the process ended with {code} after {time.monotonic() - started_s:.1f} s", file=sys.stderr)
     return code if code >= 0 else 128 - code
 
 

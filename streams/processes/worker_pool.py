@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import json
 import re
-import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +15,12 @@ from typing import Final, Self
 import click
 
 from streams.errors import StreamsError
-from streams.processes import supervisor
 from streams.processes.identity import free_ports
+from streams.processes.launcher import Launched, is_ready, worker_command, worker_environment
 
 # The first start compiles kernels and reads torch from a cold disk.
 READY_S_MAX: Final = 120.0
-READY_POLL_S: Final = 0.2
-# A worker drains within the time that Settings.drain_s_max allows by default, then it is killed.
-STOP_S_MAX: Final = 10.0
+READY_POLL_S: Final = 0.1
 LOG_LINES_SHOWN: Final = 15
 OWN_ERROR: Final = re.compile(r"(?:(?<=^streams: )|(?<=\berrors\.))\w.+")
 ANY_ERROR: Final = re.compile(r"\b\w+(Error|Exception|Unavailable): .+")
@@ -39,8 +34,7 @@ class WorkerEnded(StreamsError):
 class _Worker:
     slot: int
     port: int
-    log: Path
-    process: subprocess.Popen[bytes]
+    process: Launched
 
 
 class WorkerPool:
@@ -51,13 +45,23 @@ class WorkerPool:
         folder: their state and logs.
         environment: added to this process's; settings as STREAMS_* variables.
         first_slot: worker_slot of the first.
+        ahead: the cluster does not run yet: the workers import and compile, and begin with `begin`.
     """
 
-    def __init__(self, count: int, folder: Path, environment: Mapping[str, str], *, first_slot: int = 0) -> None:
+    def __init__(
+        self,
+        count: int,
+        folder: Path,
+        environment: Mapping[str, str],
+        *,
+        first_slot: int = 0,
+        ahead: bool = False,
+    ) -> None:
         self._count = count
         self._folder = folder
         self._environment = dict(environment)
         self._first_slot = first_slot
+        self._gate = folder / "begin.json" if ahead else None
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Self:
@@ -72,6 +76,13 @@ class WorkerPool:
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self.stop()
 
+    def begin(self, environment: Mapping[str, str]) -> None:
+        """Let workers that were started ahead begin, with these variables too: the cluster and its topics are there."""
+        assert self._gate is not None, "the workers have begun"
+        scratch = self._gate.with_suffix(".new")
+        scratch.write_text(json.dumps(dict(environment)))
+        scratch.replace(self._gate)
+
     def wait_until_ready(self) -> None:
         """Return when every worker says that it decides.
 
@@ -82,7 +93,7 @@ class WorkerPool:
         waiting = list(self._workers)
         while waiting:
             self.check()
-            waiting = [worker for worker in waiting if not _is_ready(worker.port)]
+            waiting = [worker for worker in waiting if not is_ready(worker.port)]
             if waiting and time.monotonic() > deadline:
                 cause = self._show_log(waiting[0])
                 raise WorkerEnded(
@@ -104,43 +115,20 @@ class WorkerPool:
         for worker in self._workers:
             worker.process.terminate()
         for worker in self._workers:
-            try:
-                worker.process.wait(STOP_S_MAX + 5.0)
-            except subprocess.TimeoutExpired:
-                worker.process.kill()  # takes the worker along
-                worker.process.wait()
-            if worker.process.stdin is not None:
-                worker.process.stdin.close()
+            worker.process.wait()
         self._workers.clear()
 
     def _start(self, slot: int, port: int) -> _Worker:
-        log = self._folder / f"worker-{slot}.log"
-        environment = {
-            **os.environ,
-            **self._environment,
-            "STREAMS_WORKER_SLOT": str(slot),
-            # The application adds the slot.
-            "STREAMS_HTTP_PORT": str(port - slot),
-            "STREAMS_HTTP_HOST": "127.0.0.1",
-            "STREAMS_STATE_DIR": str(self._folder / f"worker-{slot}"),
-        }
-        command = [sys.executable, "-I", "-S", str(supervisor.__file__), str(os.getpid()), str(STOP_S_MAX)]
-        command += [sys.executable, "-m", "faust", "-A", "streams", "worker", "--loglevel", "info"]
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.PIPE,  # closed by the system with this process, however it ends
-                stdout=subprocess.DEVNULL,
-                stderr=output,
-                start_new_session=True,  # Ctrl-C is for the command, which stops its workers in order
-            )
-        return _Worker(slot, port, log, process)
+        command = worker_command()
+        if self._gate is not None:
+            command = [sys.executable, "-m", "streams.worker.ahead", str(self._gate)]
+        environment = self._environment | worker_environment(slot, port, self._folder / f"worker-{slot}")
+        return _Worker(slot, port, Launched(command, environment, self._folder / f"worker-{slot}.log"))
 
     @staticmethod
     def _show_log(worker: _Worker) -> str:
         """Print the last lines and return the one that tells most: our own error, else the first of any kind."""
-        lines = worker.log.read_text(errors="replace").splitlines()
+        lines = worker.process.log.read_text(errors="replace").splitlines()
         for line in lines[-LOG_LINES_SHOWN:]:
             click.echo(f"  worker {worker.slot}: {line}", err=True)
         for pattern in (OWN_ERROR, ANY_ERROR):
@@ -148,11 +136,3 @@ class WorkerPool:
                 if found := pattern.search(line):
                     return found[0]
         return "no error in its log"
-
-
-def _is_ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=2.0) as response:
-            return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False

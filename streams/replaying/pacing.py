@@ -89,10 +89,15 @@ class Pace:
 
 
 class DelayedLabels:
-    """Labels of payments already sent, held back until event time has moved on by the delay."""
+    """Labels of payments already sent, held back until event time has moved on by the delay.
 
-    def __init__(self, delay_ms: int) -> None:
-        self._delay_ms = delay_ms
+    Args:
+        delay_ms: event time between a payment and its label.
+        step_ms: labels fall due together for each such step of event time.
+    """
+
+    def __init__(self, delay_ms: int, step_ms: int = 1) -> None:
+        self._delay_ms, self._step_ms = delay_ms, step_ms
         # Payments that span less than it can go together: no label of one falls due before another.
         self.span_ms = max(delay_ms, LABELLED_SPAN_MS_MIN)
         self._held: deque[tuple[np.ndarray, list[bytes], list[bytes]]] = deque()
@@ -115,6 +120,7 @@ class DelayedLabels:
         """Return keys and values of the labels whose payment is at least the delay older than `event_time`."""
         keys: list[bytes] = []
         values: list[bytes] = []
+        event_time -= event_time % self._step_ms
         while self._held:
             times, held_keys, held_values = self._held[0]
             count = int(np.searchsorted(times, event_time - self._delay_ms, side="right"))
@@ -144,6 +150,8 @@ class Replay:
         delivery: producer of events and labels.
         pace: when they may go.
         label_delay_ms: delay of the labels in event time; None publishes none.
+        label_step_ms: labels go together for each such step of event time. Each time the sender waits for the broker:
+            at thousands of times the clock's pace, steps of an hour (by which workers count) leave two waits a second.
         sending: called with each slice just before it is sent.
     """
 
@@ -155,6 +163,7 @@ class Replay:
         pace: Pace,
         *,
         label_delay_ms: int | None = None,
+        label_step_ms: int = 1,
         sending: Callable[[Slice], None] | None = None,
     ) -> None:
         assert topic.key is not None
@@ -168,7 +177,7 @@ class Replay:
         self._start = 0
         self._key = topic.key
         self._delivery = delivery
-        self._held = DelayedLabels(label_delay_ms) if label_delay_ms is not None else None
+        self._held = DelayedLabels(label_delay_ms, label_step_ms) if label_delay_ms is not None else None
         self._sending = sending
 
     def advance(self) -> int | None:

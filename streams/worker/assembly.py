@@ -16,7 +16,6 @@ import torch
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
-from models.features import payments, seen, sessions
 from models.fraud.runner import FraudRunner
 from models.recommender.runner import RecommenderRunner
 from streams.agents.fraud import CardReplay, CardState, FraudJob, FraudModel
@@ -25,7 +24,6 @@ from streams.agents.recommendations import RecommendationJob, SessionReplay, Ses
 from streams.clients.credentials import aiokafka_security
 from streams.clients.log_reader import LogReader
 from streams.contract.columns import Limits
-from streams.contract.decoding import decode_transactions
 from streams.contract.topics import MISSING, Topic, state_topic
 from streams.engine.device import Device
 from streams.engine.failover import Failover
@@ -47,6 +45,7 @@ from streams.transport.outputs.transactions import TransactionalProducer
 from streams.transport.ownership.coordinator import TransactionCoordinator
 from streams.transport.ownership.leftovers import Leftovers
 from streams.transport.ownership.ownership import Ownership
+from streams.worker.kernels import warm_up_kernels
 from streams.worker.process import WorkerProcess
 
 logger = logging.getLogger(__name__)
@@ -200,11 +199,11 @@ class Assembly:
 
     def _models(self) -> tuple[ModelSlot[FraudModel], ModelSlot[RecommenderRunner]]:
         settings = self._settings
+        warm_up_kernels()  # first: what it compiles, one process of a machine compiles for all
         fraud = FraudRunner.load(settings.fraud_artifact, settings.device, settings.dtype)
         recommender = RecommenderRunner.load(settings.recommender_artifact, settings.device, settings.dtype)
         fraud.warm_up()
         recommender.warm_up()
-        warm_up_kernels()
         return ModelSlot(FraudModel(fraud, self._thresholds(fraud))), ModelSlot(recommender)
 
     def _thresholds(self, runner: FraudRunner) -> Thresholds:
@@ -362,10 +361,3 @@ def set_torch_threads(count: int) -> None:
     """
     torch.set_num_threads(count)
 
-
-def warm_up_kernels() -> None:
-    """Compile what decodes and builds features, or load it from the cache, before the first record waits for it."""
-    payments.warm_up()
-    sessions.warm_up()
-    seen.warm_up()
-    decode_transactions([b"{}"], now_ms=0, limits=Limits())

@@ -32,7 +32,7 @@ from streams.state.mirror import READ_RECORDS_MAX, Mirror
 from streams.state.replica import MARKER, ROW
 from streams.state.table import Marker, StateTable
 from streams.transport.record_batch import RecordBatch
-from streams.worker.assembly import warm_up_kernels
+from streams.worker.kernels import warm_up_kernels
 
 PARTITIONS = 4
 DAY_MS = 86_400_000

@@ -4,6 +4,6 @@ No model runs here: torch's threads would not be in a forked worker, which would
 """
 
 import streams.worker.application  # noqa: F401
-from streams.worker.assembly import warm_up_kernels
+from streams.worker.kernels import warm_up_kernels
 
 warm_up_kernels()

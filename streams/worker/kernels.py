@@ -1,0 +1,63 @@
+"""Kernels of a worker, compiled or read from the cache before the first record waits for them, in two groups.
+
+`python -m streams.worker.kernels clicks` compiles one group and ends: a second core compiles beside the first. Imports
+neither torch nor Faust, which take longer than a cached group.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from models.artifacts import default_artifact, load_artifact
+from models.features import kernels, payments, seen, sessions
+from models.features.compilation import is_cached, one_compiles
+from models.recommender.blend import Blend
+from models.recommender.blend_kernels import blend_rows, largest
+
+
+def warm_up_payments() -> None:
+    """Compile what decodes, builds features of payments and labels, and writes and reads their state."""
+    from streams.contract.columns import Limits
+    from streams.contract.decoding import decode_transactions  # compiles on import
+
+    payments.warm_up()
+    decode_transactions([b"{}"], now_ms=0, limits=Limits())
+
+
+def warm_up_clicks() -> None:
+    """Compile what keeps sessions and identities, and what blends a slate."""
+    sessions.warm_up()
+    seen.warm_up()
+    artifact = load_artifact(default_artifact("recommender"))
+    architecture = artifact.section("architecture")
+    items, width = int(architecture["items"]), int(architecture["width"])
+    blend = Blend.from_artifact(artifact, np.zeros((items, width), np.float32), 0.0)
+    best = np.zeros((1, min(items, 20)), np.int32)
+    largest(np.zeros((1, items), np.float32), best.shape[1], best)
+    session, length = np.zeros((1, len(blend.repeats)), np.int32), np.ones(1, np.int32)
+    blend.rank(session, length, np.zeros((1, width), np.float32), best, 1, keep_seen=False)
+
+
+GROUPS: Final[dict[str, Callable[[], None]]] = {"payments": warm_up_payments, "clicks": warm_up_clicks}
+
+
+def warm_up_kernels(*groups: str) -> None:
+    """Compile these groups (all by default), one process of the machine at a time each, or load them from the cache."""
+    for group in groups or GROUPS:
+        with one_compiles(kernels.insert, group):
+            GROUPS[group]()
+
+
+def compile_beside() -> None:
+    """Have another process compile the clicks' kernels if they are not in the cache, while this one does others."""
+    if not all(map(is_cached, (kernels.update_sessions, largest, blend_rows))):
+        subprocess.Popen([sys.executable, "-m", __name__, "clicks"], stdin=subprocess.DEVNULL)
+
+
+if __name__ == "__main__":
+    warm_up_kernels(*sys.argv[1:])

@@ -40,11 +40,11 @@ def recommendations_agent(app: Application) -> None:
 
 
 class SessionState(ClickHistory):
-    """What a partition's clicks leave behind: sessions, new items, and which clicks it has seen."""
+    """What a partition's clicks leave behind: sessions, what followed each item, and which clicks it has seen."""
 
-    def __init__(self, items: int, length: int, duplicates_horizon_ms: int) -> None:
+    def __init__(self, length: int, duplicates_horizon_ms: int) -> None:
         self.seen = SeenRecords(duplicates_horizon_ms)
-        super().__init__(items, length, self.seen)
+        super().__init__(length, self.seen)
 
     def without_duplicates(self, clicks: Clicks, timestamps: Sequence[int]) -> Clicks:
         """Return the clicks that were not seen before, each remembered now.
@@ -59,16 +59,15 @@ class SessionState(ClickHistory):
 class SessionReplay:
     """Applies clicks to a partition's state without answering them: how state is rebuilt from the log."""
 
-    def __init__(self, runner: RecommenderRunner, limits: Limits) -> None:
-        self._runner, self._limits = runner, limits
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
 
     def __call__(
         self, state: SessionState, values: list[bytes | None], timestamps: list[int], headers: list[Headers]
     ) -> None:
         clicks = decode_clicks(values, now_ms=timestamps, limits=self._limits, headers=headers)
         clicks = state.without_duplicates(clicks, timestamps)
-        items = self._runner.item_index(clicks.item_ids)
-        state.update(clicks.session_ids, items, clicks.item_ids, clicks.event_times, clicks.again())
+        state.update(clicks.session_ids, clicks.item_ids, clicks.event_times, clicks.again())
 
 
 class RecommendationJob:
@@ -139,12 +138,9 @@ class RecommendationJob:
         for batch, decoded in zip(batches, clicks, strict=True):
             state = self._sessions.at(batch)
             columns = state.without_duplicates(decoded, batch.timestamps)
-            items = self._runner.item_index(columns.item_ids)
-            seen, names = state.update(
-                columns.session_ids, items, columns.item_ids, columns.event_times, columns.again()
-            )
-            sequences.append(seen)
-            new.extend(names)
+            trails = state.update(columns.session_ids, columns.item_ids, columns.event_times, columns.again())
+            sequences.append(self._runner.places(trails.sessions))
+            new.extend(state.new_items(trails, self._runner.places(trails.followers) >= 0))
             self._sessions.advance(batch)
             self._metrics.duplicates.labels(batch.tp.topic).inc(len(decoded.accepted) - len(columns.accepted))
             fresh.append(columns)

@@ -141,9 +141,9 @@ class Worker:
         self._sessions = self._table(
             SESSION_STATE,
             CLICKSTREAM,
-            f"sessions/3/{recommender.version}",
-            partial(SessionState, recommender.items, recommender.length, horizon),
-            SessionReplay(recommender, limits),
+            "sessions/4",
+            partial(SessionState, sessions.LENGTH, horizon),
+            SessionReplay(limits),
         )
         self._tables: dict[str, StateTable[Any]] = {"cards": self._cards, "sessions": self._sessions}
         self._input_partitions[LABELS.name] = len(label_reader.partitions(LABELS.name))

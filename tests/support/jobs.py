@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from faust.types import TP
 
+from models.features.sessions import LENGTH
 from models.features.terminals import TerminalHistory
 from models.fraud.runner import FraudRunner
 from models.recommender.runner import RecommenderRunner
@@ -133,13 +134,11 @@ class Bench:
                 self.metrics,
             )  # fmt: skip
         else:
-            model = self.model
             self.table = StateTable(
-                "state", CLICKSTREAM.name, "sessions/3", lambda: SessionState(model.items, model.length, DAY_MS),
-                SessionReplay(model, LIMITS), reader,
+                "state", CLICKSTREAM.name, "sessions/4", lambda: SessionState(LENGTH, DAY_MS), SessionReplay(LIMITS), reader
             )  # fmt: skip
             self.job = RecommendationJob(
-                model, self.table, 10, False, True, self.failover, LIMITS, self._publisher, self.metrics
+                self.model, self.table, 10, False, True, self.failover, LIMITS, self._publisher, self.metrics
             )
 
     def send(

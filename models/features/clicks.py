@@ -1,46 +1,45 @@
-"""What clicks leave behind, one partition at a time: each session's items, and items that the model has never seen.
+"""What clicks leave behind, one partition at a time: each session's items, and what followed each item.
 
-A model's vocabulary is closed, a catalogue is not. A click on an unknown item is kept under a number that follows from
-its id, beside the known item that the session was on before (its anchor). Whoever is on that anchor later may be
-recommended the new item: it has no vector, but it has been chosen from here.
+A model's vocabulary is closed, a catalogue is not. An item that the model has no vector for has still been clicked after
+another: a session on that other item may be recommended the new one. Which items are new depends on the model that asks.
+The state does not: it holds items by the number of their id (`items`). A new model takes it over, and answers as if it had
+been there from the first click.
 
-- Numbers [0, N) are the model's items, others are new ones. Two new ids with one number (about one pair in two
-  thousand million) are taken for the one that sorts first.
-- An anchor keeps its newest FOLLOWERS clicks, known and new ones, for FOLLOWED_MS; the share of a new item among them
-  is its probability, held down by PRIOR clicks that are never seen. Memory is bounded by the vocabulary and
-  NEW_ITEMS_MAX; ids of new items are forgotten once nobody has clicked them for as long.
-- A new item is known in its own partition only, and only from anchors that have led to it: its first click in a session
-  without any known item teaches nothing. The next training gives it a vector.
+- A session keeps its newest LENGTH clicks, on items of any kind; a model sees those of them that it knows (`sessions`).
+- A click may be answered with the new items that followed its own item directly, in other sessions of its partition,
+  within FOLLOWED_MS (`followers`): those that the session itself has not seen. Nothing has followed an item that was
+  clicked for the first time, known to the model or not.
+- The share of a new item among the followers is its probability, held down by PRIOR clicks that are never seen.
+- An item is new in its own partition only, until the next training gives it a vector.
 - Every record sees the clicks before it and no others, however records are batched.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Sequence
-from zlib import crc32
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from models.features.history import GroupSnapshot, HistoryGroup, KeyedHistory, Pairs, none_of
-from models.features.sessions import SessionHistory
+from models.features.followers import FOLLOWERS, HOUR_MS, ItemFollowers
+from models.features.history import HistoryGroup, KeyedHistory, none_of
+from models.features.sessions import LENGTH, SessionHistory
 
-FOLLOWERS = 20
-FOLLOWED_MS = 7 * 86_400_000
 # A new item clicked once of once is no certainty: as if so many clicks had gone elsewhere.
 PRIOR = 5.0
-NUMBERS = 2**31
-# Ids that are no items, a fault upstream or an attack, must not fill the memory: beyond, new ids are not learned.
-NEW_ITEMS_MAX = 100_000
 
-Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
 
 
 class NewItems:
     """New items that each record of a batch may be recommended.
 
     Attributes:
-        ids: For each record, ids of the new items that followed its anchor, the likeliest first.
+        ids: For each record, ids of the new items that followed its item, the likeliest first.
         shares: Their probabilities in (0, 1).
     """
 
@@ -58,110 +57,83 @@ class NewItems:
         return NewItems([self.ids[place] for place in kept], [self.shares[place] for place in kept])
 
 
+class Trails(NamedTuple):
+    """What each of B clicks saw, in numbers of items, oldest first, padded with -1 on the left.
+
+    Attributes:
+        sessions: int64[B, T] items of its session, its own last.
+        followers: int64[B, F] items that followed its own item in other sessions or this one.
+    """
+
+    sessions: Int64
+    followers: Int64
+
+
 class ClickHistory(HistoryGroup):
-    """Sessions, followers of anchors, and ids of new items, kept and restored as one.
+    """Sessions and what followed each item, kept and restored as one.
 
     Args:
-        items: Size of the model's vocabulary (N).
-        length: Items kept of a session (T).
+        length: Clicks kept of a session (T), >= 2.
         others: Further histories of the same records.
     """
 
-    def __init__(self, items: int, length: int = 20, *others: KeyedHistory) -> None:
-        self._known = items
+    def __init__(self, length: int = LENGTH, *others: KeyedHistory) -> None:
+        assert length >= 2, "a click follows the one before it"
         self._sessions = SessionHistory(length)
-        self._followers = SessionHistory(FOLLOWERS, FOLLOWED_MS)
-        self._names = SessionHistory(1, FOLLOWED_MS)
-        self._name: dict[int, str] = {}
-        super().__init__(self._sessions, self._followers, self._names, *others)
+        self._followers = ItemFollowers()
+        self._length = length
+        super().__init__(self._sessions, self._followers, *others)
 
     def update(
-        self,
-        sessions: Sequence[str],
-        items: Int32,
-        ids: Sequence[str],
-        event_time: npt.NDArray[np.int64],
-        again: npt.NDArray[np.bool_] | None = None,
-    ) -> tuple[Int32, NewItems]:
+        self, sessions: Sequence[str], items: Sequence[str], event_time: Int64, again: Bool | None = None
+    ) -> Trails:
         """Record clicks in the order given.
 
         Args:
             sessions: Session ids, length B.
-            items: int32[B] item indices, -1 for an item unknown to the model.
-            ids: Item ids, length B.
+            items: Item ids, length B.
             event_time: int64[B], ms since the epoch.
-            again: bool[B], clicks given before: as for `SessionHistory.update`, and no follower of their anchor. None:
-                no one.
+            again: bool[B], clicks given before: as for `SessionHistory.update`, and following no item. None: no one.
 
         Returns:
-            int32[B, T] known items that each click saw, its own last, oldest first, -1 elsewhere; and the new items
-            that may be recommended with it, none of its own session.
+            What each click saw.
         """
         again = none_of(items) if again is None else again
-        unknown = np.flatnonzero(items < 0)
-        numbers = items.copy()
-        numbers[unknown] = [self._number(ids[place]) for place in unknown.tolist()]
-        seen = self._sessions.update(sessions, numbers, event_time, again)
-        names = [ids[place] for place in unknown.tolist()]
-        self._learn(names, numbers[unknown], event_time[unknown])
-        anchors = np.where(seen < self._known, seen, -1)
-        before, now = latest(anchors[:, :-1]), latest(anchors)
-        # Two steps a record: its click follows the anchor before, then its own anchor is asked; -1 only asks.
-        keys = [str(anchor) for pair in zip(before.tolist(), now.tolist(), strict=True) for anchor in pair]
-        steps = np.column_stack([np.where((before >= 0) & ~again, numbers, -1), np.full(len(items), -1)]).ravel()
-        followers = self._followers.update(keys, steps.astype(np.int32), np.repeat(event_time, 2))[1::2]
-        followers[now < 0] = -1
-        self._followers.watermark = self._names.watermark = self._sessions.watermark
-        return anchors, self._new_items(followers, seen)
+        watermark, count = self._sessions.watermark, len(items)
+        hours = np.maximum.accumulate(np.maximum(event_time, watermark)) // HOUR_MS
+        turns = np.flatnonzero(np.diff(hours, prepend=watermark // HOUR_MS)).tolist()
+        trails = Trails(np.empty((count, self._length), np.int64), np.empty((count, FOLLOWERS), np.int64))
+        self._followers.begin()
+        for begin, end in pairwise(sorted({0, *turns, count})):
+            self._followers.expire(int(hours[begin]))
+            part = slice(begin, end)
+            rows, numbers = self._followers.find(items[part])
+            seen = self._sessions.update(sessions[part], numbers, event_time[part], again[part])
+            trails.sessions[part] = seen
+            trails.followers[part] = self._followers.follow(
+                items[part], rows, numbers, seen[:, -2], event_time[part], again[part]
+            )
+            self._followers.watermark = self._sessions.watermark
+        return trails
 
-    def _new_items(self, followers: Int32, seen: Int32) -> NewItems:
-        ids: list[list[str]] = [[] for _ in followers]
-        shares: list[list[float]] = [[] for _ in followers]
-        rows = np.flatnonzero((followers >= self._known).any(axis=1))
-        if len(rows):
-            for row in rows.tolist():
-                new = followers[row][(followers[row] >= self._known) & ~np.isin(followers[row], seen[row])]
-                numbers, counts = np.unique(new, return_counts=True)
-                total = PRIOR + np.count_nonzero(followers[row] >= 0)
-                for place in np.argsort(-counts, kind="stable").tolist():
-                    if (number := int(numbers[place])) in self._name:
-                        ids[row].append(self._name[number])
-                        shares[row].append(float(counts[place] / total))
-        return NewItems(ids, shares)
+    def new_items(self, trails: Trails, known: Bool) -> NewItems:
+        """Return the new items that each click of the last update may be recommended, none of its own session.
 
-    def _number(self, item: str) -> int:
-        return self._known + crc32(item.encode()) % (NUMBERS - self._known)
-
-    def _name_again(self) -> None:
-        self._name = {self._number(name): name for name in sorted(self._names.keys(), reverse=True)}
-
-    def _learn(self, names: list[str], numbers: Int32, event_time: npt.NDArray[np.int64]) -> None:
-        room = np.array([self._names.holds(name) or len(self._names) < NEW_ITEMS_MAX for name in names], bool)
-        self._names.update(
-            [name for name, fits in zip(names, room, strict=True) if fits], numbers[room], event_time[room]
-        )
-        for number, name, fits in zip(numbers.tolist(), names, room, strict=True):
-            if fits:
-                self._name[number] = min(name, self._name.get(number, name))
-
-    def freeze(self, dirty_only: bool) -> GroupSnapshot:
-        """Return the rows of all parts, as `KeyedHistory.freeze` does of one."""
-        frozen = super().freeze(dirty_only)
-        self._name_again()  # evicted names leave
-        return frozen
-
-    def load_many(self, pairs: Pairs) -> None:
-        """Put rows of snapshots in place, as `KeyedHistory.load_many` does.
-
-        Raises:
-            StateError: a payload is damaged, or of another version or kind.
+        Args:
+            trails: Of the last update: of earlier ones not every id is at hand.
+            known: bool[B, F], the followers that the model knows that asks; of places without a follower, anything.
         """
-        super().load_many(pairs)
-        self._name_again()
-
-
-def latest(items: Int32) -> Int32:
-    """Return int32[B]: the rightmost item >= 0 of each row, -1 where there is none."""
-    known = items >= 0
-    place = items.shape[1] - 1 - known[:, ::-1].argmax(axis=1)
-    return np.where(known.any(axis=1), items[np.arange(len(items)), place], -1).astype(np.int32)
+        ids: list[list[str]] = [[] for _ in known]
+        shares: list[list[float]] = [[] for _ in known]
+        followers = trails.followers
+        asked = (followers >= 0) & ~known
+        for row in np.flatnonzero(asked.any(axis=1)).tolist():
+            seen = set(trails.sessions[row].tolist())
+            counts = Counter(number for number in followers[row, asked[row]].tolist() if number not in seen)
+            total = PRIOR + int(np.count_nonzero(followers[row] >= 0))
+            for number, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])):
+                name = self._followers.name(number)
+                if name is not None:  # a row that is none of ours may hold any number
+                    ids[row].append(name)
+                    shares[row].append(count / total)
+        return NewItems(ids, shares)

@@ -107,7 +107,10 @@ class KeyedHistory:
 
     def evict(self) -> list[str]:
         """Forget keys that no record can see any more; return those that a snapshot has told of."""
-        behind = self._log.newest[: self._index.row_count] < self._watermark - self._evict_after
+        return self._evict_before(self._watermark - self._evict_after)
+
+    def _evict_before(self, oldest: int) -> list[str]:
+        behind = self._log.newest[: self._index.row_count] < oldest
         behind[self._index.free_rows] = False
         rows = np.flatnonzero(behind)
         told = self._index.keys_of(rows[self._log.told[rows] == 1])

@@ -429,10 +429,12 @@ def terminal_features(
 
 
 @compiled
-def update_sessions(begin, rows, items, event_time, again, meta, times, values, heap, dirty, watermark, idle_ms, out):
+def update_sessions(
+    begin, rows, items, event_time, again, meta, times, values, heap, dirty, watermark, idle_ms, floor, out
+):  # fmt: skip
     """Insert clicks begin.. in order, those that come `again` only where they do not stand, and write what each saw.
 
-    Stop where the arena is full. Returns (clicks done, watermark).
+    An item of -1 only looks. Clicks before `floor` are not seen. Stop where the arena is full. Returns (clicks done, watermark).
     """
     length = out.shape[1]
     guard = np.int64(0)
@@ -443,10 +445,8 @@ def update_sessions(begin, rows, items, event_time, again, meta, times, values, 
         mark = max(watermark, t)
         limit = mark - idle_ms
         end = length
-        if t < limit:
-            end -= 1
-            out[k, end] = item
-        else:
+        first, slot = 0, -1
+        if t >= limit:
             if meta[row, NEWEST] < limit:
                 meta[row, LENGTH] = 0
                 meta[row, NEWEST] = NEVER
@@ -461,13 +461,13 @@ def update_sessions(begin, rows, items, event_time, again, meta, times, values, 
                     slot -= 1
             dirty[row] = 1
             first = meta[row, START] + max(meta[row, LENGTH] - length, 0)
-            if slot < first:
-                end -= 1
-                out[k, end] = item
-            while slot >= first:
-                end -= 1
-                out[k, end] = values[slot]
-                slot -= 1
+        if slot < first:  # late, or older than all that its row keeps
+            end -= 1
+            out[k, end] = item
+        while slot >= first and times[slot] >= floor:
+            end -= 1
+            out[k, end] = values[slot]
+            slot -= 1
         for j in range(end):
             out[k, j] = -1
         watermark = mark

@@ -55,11 +55,12 @@ class KeyIndex:
         """Return the row of each key, int64[B]; unknown keys get one."""
         rows = self.find(keys)
         for place in np.flatnonzero(rows < 0).tolist():
-            rows[place] = self._row(keys[place])
+            rows[place] = self.row(keys[place])  # a batch may name a new key twice
         return rows
 
-    def _row(self, key: str) -> int:
-        row = self._row_of_key.get(key)  # a batch may name a new key twice
+    def row(self, key: str) -> int:
+        """Return the row of a key; an unknown one gets one."""
+        row = self._row_of_key.get(key)
         if row is None:
             row = self._free.pop() if self._free else len(self._row_of_key)
             self._row_of_key[key], self._key_of_row[row] = row, key

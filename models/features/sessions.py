@@ -3,7 +3,7 @@
 Rules, all in event time:
 
 - A click sees itself and those clicks of its session that were processed before it, are stamped no later and are still
-  kept: a session keeps its newest `length` known items. Unknown items (-1) keep a session alive and take no place.
+  kept: a session keeps the items of its newest `length` clicks. An item of -1 keeps a session alive and takes no place.
 - The watermark is the largest event_time processed. A session whose newest click is more than IDLE_MS behind it starts
   anew at its next click and is evicted. A click more than IDLE_MS behind it is answered alone and leaves nothing.
 """
@@ -16,7 +16,10 @@ import numpy.typing as npt
 from models.features import kernels
 from models.features.event_log import EventLog
 from models.features.history import KeyedHistory, column, none_of
+from models.features.keys import Rows
 
+# Clicks kept of a session, whichever model reads them. A row of another length means something else: change the layout.
+LENGTH = 20
 IDLE_MS = 86_400_000
 PAYLOAD_KIND = 3
 
@@ -24,7 +27,7 @@ PAYLOAD_KIND = 3
 def warm_up() -> None:
     """Compile, or read from the cache, all kernels that clicks need, so that no record waits for them."""
     history = SessionHistory()
-    history.update(["session"], np.zeros(1, np.int32), np.ones(1, np.int64))
+    history.update(["session"], np.zeros(1, np.int64), np.ones(1, np.int64))
     history.load_many(history.snapshot(dirty_only=True))
     history.evict()
 
@@ -33,11 +36,11 @@ class SessionHistory(KeyedHistory):
     """Latest items of every session.
 
     Args:
-        length: items kept of a session, T.
+        length: clicks kept of a session, T.
         idle_ms: silence, measured by the watermark, after which a session starts anew.
     """
 
-    def __init__(self, length: int = 20, idle_ms: int = IDLE_MS) -> None:
+    def __init__(self, length: int = LENGTH, idle_ms: int = IDLE_MS) -> None:
         assert length >= 1 and idle_ms > 0
         super().__init__(EventLog(np.int64, length), PAYLOAD_KIND, 1, -kernels.NEVER, idle_ms)
         self._length = length
@@ -49,31 +52,41 @@ class SessionHistory(KeyedHistory):
     def update(
         self,
         sessions: Sequence[str],
-        items: npt.NDArray[np.int32],
+        items: npt.ArrayLike,
         event_time: npt.NDArray[np.int64],
         again: npt.NDArray[np.bool_] | None = None,
-    ) -> npt.NDArray[np.int32]:
+    ) -> npt.NDArray[np.int64]:
         """Record clicks in the order given and return the items that each saw, itself last.
 
         Args:
             sessions: session ids, length B.
-            items: int32[B], item indices, -1 for an item unknown to the model.
+            items: int64[B], numbers >= 0 of items, -1 for none.
             event_time: int64[B], ms since the epoch.
             again: bool[B], clicks given before: recorded only where the session no longer holds them. None: no one.
 
         Returns:
-            int32[B, T], oldest first, padded with -1 on the left.
+            int64[B, T], oldest first, padded with -1 on the left.
         """
         known = none_of(sessions) if again is None else column(again, np.bool_)
-        assert len(sessions) == len(items) == len(event_time) == len(known)
-        log = self._log
-        rows, items, event_time = self._rows(sessions), column(items, np.int32), column(event_time, np.int64)
-        out = np.empty((len(sessions), self._length), np.int32)
+        numbers = column(items, np.int64)
+        assert len(sessions) == len(numbers) == len(event_time) == len(known)
+        return self._insert(self._rows(sessions), numbers, column(event_time, np.int64), known, kernels.NEVER)
+
+    def _insert(
+        self,
+        rows: Rows,
+        items: npt.NDArray[np.int64],
+        event_time: npt.NDArray[np.int64],
+        again: npt.NDArray[np.bool_],
+        floor: int,
+    ) -> npt.NDArray[np.int64]:
+        """Do `update` for rows, int64[B]; clicks stamped before `floor` are not seen."""
+        log, out = self._log, np.empty((len(rows), self._length), np.int64)
 
         def step(begin: int) -> int:
             done, self._watermark = kernels.update_sessions(
-                begin, rows, items, event_time, known, log.meta, log.times, log.values, log.heap, log.dirty,
-                self._watermark, self._idle_ms, out,
+                begin, rows, items, event_time, again, log.meta, log.times, log.values, log.heap, log.dirty,
+                self._watermark, self._idle_ms, floor, out,
             )  # fmt: skip
             return int(done)
 

@@ -15,14 +15,17 @@ from numpy.typing import NDArray
 
 from models.artifacts import Artifact, default_artifact, load_artifact
 from models.devices import BATCH_BUCKETS, freeze, resolve_device, resolve_dtype
-from models.errors import ModelError
+from models.errors import ArtifactError, ModelError
 from models.features.clicks import NewItems
+from models.features.items import ItemTable
+from models.features.sessions import LENGTH
 from models.recommender.blend import Blend
 from models.recommender.candidates import Looking, left_aligned
 from models.recommender.network import RecommenderModel, Vocabulary
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
 
 SEQUENCE: Final = "sequence"
 NEIGHBOURS: Final = "neighbours"
@@ -77,12 +80,17 @@ class RecommenderRunner:
     ) -> None:
         self.device = resolve_device(device)
         model = RecommenderModel.from_artifact(artifact)
+        if model.length > LENGTH:
+            raise ArtifactError(
+                f"{artifact.folder}: architecture.length: expected at most {LENGTH}, the clicks that are kept of a "
+                f"session, got {model.length}; train it with sessions of at most {LENGTH}"
+            )
         freeze(model)
         log_scale = float(model.encoder.log_scale)
         self._blend = Blend.from_artifact(artifact, model.embedding.numpy().copy(), log_scale)
         self._looking = Looking(model, self.device, resolve_dtype(dtype, self.device), batch_buckets)
         vocabulary = Vocabulary.from_artifact(artifact)
-        self._index = vocabulary.index
+        self._index, self._table = vocabulary.index, ItemTable(vocabulary.ids)
         self._ids = np.array([*vocabulary.ids, None], dtype=object)  # index -1 is the last place
         self._popular = np.argsort(-vocabulary.clicks, kind="stable").astype(np.int32)
         self._rank = np.argsort(self._popular).astype(np.int32)  # place of an item in _popular
@@ -101,10 +109,15 @@ class RecommenderRunner:
         """Run every batch size once, so that the first record does not wait for kernels and memory."""
         for size in self._looking.batches.warm_up_sizes():
             self.recommend(np.zeros((size, self.length), np.int32), min(20, self.items))
+        self.places(np.zeros((1, self.length), np.int64))
 
     def item_index(self, ids: Sequence[str]) -> Int32:
         """Return int32[B] indices of item ids, -1 for those that the model was not trained on."""
         return np.fromiter(map(self._index.get, ids, repeat(-1)), np.int32, len(ids))
+
+    def places(self, numbers: Int64) -> Int32:
+        """Return int32[B, T] indices of items by their numbers (`models.features.items`), -1 as for `item_index`."""
+        return self._table.places(numbers)
 
     def recommend(self, sequences: Int32, k: int, keep_seen: bool = False) -> Slates:
         """Return the k items most likely to be clicked next.

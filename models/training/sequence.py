@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.features import sessions
 from models.recommender.network import RecommenderModel
 
 WIDTH: Final = 100
 HEADS: Final = 4
-LENGTH: Final = 20
+LENGTH: Final = sessions.LENGTH  # a network reads what is kept of a session
 DROPOUT: Final = 0.3
 EPOCHS: Final = 8
 EXAMPLES_PER_STEP: Final = 512

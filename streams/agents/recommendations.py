@@ -21,26 +21,25 @@ from streams.transport.record_batch import RecordBatch
 
 
 class SessionState(RemembersRecords, ClickHistory):
-    """What a partition's clicks leave behind: sessions, new items, and which clicks it has seen."""
+    """What a partition's clicks leave behind: sessions, what followed each item, and which clicks it has seen."""
 
-    def __init__(self, items: int, length: int, duplicates_horizon_ms: int) -> None:
+    def __init__(self, length: int, duplicates_horizon_ms: int) -> None:
         self.seen = SeenRecords(duplicates_horizon_ms)
-        super().__init__(items, length, self.seen)
+        super().__init__(length, self.seen)
 
 
 class SessionReplay:
     """Applies clicks to a partition's state without answering them: how state is rebuilt from the log."""
 
-    def __init__(self, runner: RecommenderRunner, limits: Limits) -> None:
-        self._runner, self._limits = runner, limits
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
 
     def __call__(
         self, state: SessionState, values: list[bytes | None], timestamps: list[int], headers: list[Headers]
     ) -> None:
         clicks = decode_clicks(values, now_ms=timestamps, limits=self._limits, headers=headers)
         clicks = state.without_duplicates(clicks, timestamps)
-        items = self._runner.item_index(clicks.item_ids)
-        state.update(clicks.session_ids, items, clicks.item_ids, clicks.event_times, clicks.again())
+        state.update(clicks.session_ids, clicks.item_ids, clicks.event_times, clicks.again())
 
 
 class RecommendationJob(AnsweringJob[Clicks, SessionState, RecommenderRunner, Slates]):
@@ -65,8 +64,8 @@ class RecommendationJob(AnsweringJob[Clicks, SessionState, RecommenderRunner, Sl
     def features(
         self, model: RecommenderRunner, state: SessionState, columns: Clicks
     ) -> tuple[NDArray[np.int32], NewItems]:
-        items = model.item_index(columns.item_ids)
-        return state.update(columns.session_ids, items, columns.item_ids, columns.event_times, columns.again())
+        trails = state.update(columns.session_ids, columns.item_ids, columns.event_times, columns.again())
+        return model.places(trails.sessions), state.new_items(trails, model.places(trails.followers) >= 0)
 
     def judge(self, model: RecommenderRunner, rows: NDArray[np.int32]) -> Slates:
         slates = model.recommend(rows, self._top_k, self._keep_seen)

@@ -16,6 +16,7 @@ import torch
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
+from models.features import sessions
 from models.fraud.runner import FraudRunner
 from models.recommender.runner import RecommenderRunner
 from streams.agents.fraud import CardReplay, CardState, FraudJob, FraudModel
@@ -124,7 +125,7 @@ class Assembly:
         self._reader = self._log_reader()
         ends_reader = self._log_reader(patience_s=0.0)
         self._mirror = self._checkpoint_files()
-        tables = self._tables(recommender)
+        tables = self._tables()
         labels = self._labels()
         device = Device(partial(set_torch_threads, settings.torch_threads))
         self._closing.callback(device.close)
@@ -214,9 +215,7 @@ class Assembly:
 
     # ---- state
 
-    def _tables(self, recommender: ModelSlot[RecommenderRunner]) -> dict[str, StateTable[Any]]:
-        model = recommender.current
-        new_sessions = partial(SessionState, model.items, model.length, self._horizon_ms)
+    def _tables(self) -> dict[str, StateTable[Any]]:
         return {
             "cards": self._table(
                 CARD_STATE,
@@ -228,9 +227,9 @@ class Assembly:
             "sessions": self._table(
                 SESSION_STATE,
                 self._topics.clickstream,
-                layout=f"sessions/3/{model.version}",
-                new_history=new_sessions,
-                replay=SessionReplay(model, self._limits),
+                layout="sessions/4",
+                new_history=partial(SessionState, sessions.LENGTH, self._horizon_ms),
+                replay=SessionReplay(self._limits),
             ),
         }
 
@@ -360,4 +359,3 @@ def set_torch_threads(count: int) -> None:
     1,000 records/s, a third of the loop's time and most of another core.
     """
     torch.set_num_threads(count)
-

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from faust.types import TP
 
+from models.features.sessions import LENGTH
 from models.features.terminals import TerminalHistory
 from models.fraud.runner import FraudRunner
 from models.recommender.runner import RecommenderRunner
@@ -143,12 +144,10 @@ class Bench:
                 **shared,
             )
         else:
-            model = self.model
             self.table = StateTable(
-                "state", CLICKSTREAM.name, "sessions/3", lambda: SessionState(model.items, model.length, DAY_MS),
-                SessionReplay(model, LIMITS), reader,
+                "state", CLICKSTREAM.name, "sessions/4", lambda: SessionState(LENGTH, DAY_MS), SessionReplay(LIMITS), reader,
             )  # fmt: skip
-            self.slot.swap(model)
+            self.slot.swap(self.model)
             self.job = RecommendationJob(
                 self.slot, self.table, self.failover, output=RECOMMENDATIONS, top_k=10, keep_seen=False, new_items=True,
                 **shared,

@@ -5,19 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.features import clicks as module
-from models.features.clicks import FOLLOWED_MS, PRIOR, ClickHistory
+from models.features import followers as module
+from models.features.clicks import PRIOR, ClickHistory
+from models.features.followers import FOLLOWED_MS, HOUR_MS
+from models.features.items import ItemTable
 
-T0 = 1_700_000_000_000
-KNOWN = {"a": 0, "b": 1, "c": 2}
+T0 = 1_700_000_000_000 // HOUR_MS * HOUR_MS
+KNOWN = ItemTable(["a", "b", "c"])
 
 
-def update(history, clicks):
+def update(history, clicks, table=KNOWN, again=None):
     """Apply (session, item, ms since T0) clicks; return the known items and the new ones of each."""
     sessions, ids, times = zip(*clicks, strict=True)
-    items = np.array([KNOWN.get(item, -1) for item in ids], np.int32)
-    sequences, new = history.update(list(sessions), items, list(ids), T0 + np.array(times, np.int64))
-    return sequences, new.ids, new.shares
+    trails = history.update(list(sessions), list(ids), T0 + np.array(times, np.int64), again)
+    new = history.new_items(trails, table.places(trails.followers) >= 0)
+    return table.places(trails.sessions), new.ids, new.shares
 
 
 def random_clicks(count, seed):
@@ -28,20 +30,20 @@ def random_clicks(count, seed):
 
 def test_new_item_is_recommended_at_once_from_where_it_was_chosen():
     """One click after a on an item that no model knows; the next session on a may see it, a session on b not."""
-    _, ids, shares = update(ClickHistory(3), [("s", "a", 0), ("s", "new", 1), ("t", "a", 2), ("u", "b", 3)])
+    _, ids, shares = update(ClickHistory(), [("s", "a", 0), ("s", "new", 1), ("t", "a", 2), ("u", "b", 3)])
     assert ids == [[], [], ["new"], []]
     assert shares[2] == [pytest.approx(1 / (1 + PRIOR))]
 
 
 def test_own_new_item_is_not_recommended_again():
     """The session that chose it is still on a, and is not sent back."""
-    _, ids, _ = update(ClickHistory(3), [("s", "a", 0), ("s", "new", 1), ("s", "new", 2), ("t", "a", 3)])
+    _, ids, _ = update(ClickHistory(), [("s", "a", 0), ("s", "new", 1), ("s", "new", 2), ("t", "a", 3)])
     assert ids == [[], [], [], ["new"]]
 
 
 def test_share_falls_as_others_are_chosen():
     """Known items that follow count against the new one, and only the newest followers count at all."""
-    history = ClickHistory(3)
+    history = ClickHistory()
     update(history, [("s", "a", 0), ("s", "new", 1)])
     last = []
     for visit in range(30):
@@ -54,31 +56,24 @@ def test_share_falls_as_others_are_chosen():
 
 def test_click_that_comes_again_is_answered_and_teaches_nothing_more():
     """Session, followers and shares are what they were; the click gets the answer that it should have had."""
-    history, clicks = ClickHistory(3), [("s", "a", 0), ("s", "new", 1), ("t", "a", 2), ("t", "b", 3), ("u", "a", 4)]
+    history, clicks = ClickHistory(), [("s", "a", 0), ("s", "new", 1), ("t", "a", 2), ("t", "b", 3), ("u", "a", 4)]
     sequences, ids, shares = update(history, clicks)
     before = history.digest()
-    sessions, items, times = zip(*clicks, strict=True)
-    found, new = history.update(
-        list(sessions),
-        np.array([KNOWN.get(item, -1) for item in items], np.int32),
-        list(items),
-        T0 + np.array(times, np.int64),
-        np.ones(len(clicks), bool),
-    )
+    found, new, again = update(history, clicks, again=np.ones(len(clicks), bool))
     assert np.array_equal(found, sequences) and history.digest() == before
-    assert (new.ids[-1], new.shares[-1]) == (ids[-1], shares[-1]) and ids[-1]
+    assert (new[-1], again[-1]) == (ids[-1], shares[-1]) and ids[-1]
 
 
 def test_sequences_hold_known_items_only():
     """The network reads the model's own items; new ones leave a gap."""
-    sequences, _, _ = update(ClickHistory(3, 4), [("s", "a", 0), ("s", "new", 1), ("s", "c", 2)])
+    sequences, _, _ = update(ClickHistory(4), [("s", "a", 0), ("s", "new", 1), ("s", "c", 2)])
     assert sequences[2].tolist() == [-1, 0, -1, 2]
 
 
 @pytest.mark.parametrize("size", [1, 7, 64])
 def test_batches_change_nothing(size):
     """However records are batched, each sees the same; the state ends the same."""
-    whole, parts, clicks = ClickHistory(3), ClickHistory(3), random_clicks(400, 1)
+    whole, parts, clicks = ClickHistory(), ClickHistory(), random_clicks(400, 1)
     sequences, ids, shares = update(whole, clicks)
     found = [update(parts, clicks[begin : begin + size]) for begin in range(0, 400, size)]
     assert np.array_equal(np.concatenate([part[0] for part in found]), sequences)
@@ -89,7 +84,7 @@ def test_batches_change_nothing(size):
 
 def test_restored_history_goes_on_as_if_nothing_had_happened():
     """Snapshots, a whole one and then changes, bring back sessions, followers and the ids of new items."""
-    live, restored, clicks = ClickHistory(3), ClickHistory(3), random_clicks(600, 2)
+    live, restored, clicks = ClickHistory(), ClickHistory(), random_clicks(600, 2)
     rows = {}
     for begin in (0, 150, 300):
         update(live, clicks[begin : begin + 150])
@@ -107,18 +102,18 @@ def test_restored_history_goes_on_as_if_nothing_had_happened():
 
 
 def test_new_item_that_nobody_clicks_is_forgotten():
-    """After FOLLOWED_MS without a click it is not recommended, and its id is told as evicted."""
-    history = ClickHistory(3)
+    """From the hour after FOLLOWED_MS without a click it is not recommended, and its id is told as evicted."""
+    history = ClickHistory()
     update(history, [("s", "a", 0), ("s", "new", 1)])
     list(history.freeze(False))
-    _, ids, _ = update(history, [("t", "a", FOLLOWED_MS + 2)])
-    assert ids == [[]]
-    assert (b"2new", None) in list(history.freeze(True))
+    _, ids, _ = update(history, [("t", "a", FOLLOWED_MS + HOUR_MS - 1), ("u", "a", FOLLOWED_MS + HOUR_MS)])
+    assert ids == [["new"], []]
+    assert (b"1new", None) in list(history.freeze(True))
 
 
 def test_snapshot_is_read_twice_and_by_two_at_once():
     """A checkpoint that is given up while it is written is read by the writer and by whoever takes it back."""
-    history = ClickHistory(3)
+    history = ClickHistory()
     update(history, random_clicks(100, 3))
     snapshot = history.freeze(False)
     rows = list(snapshot)
@@ -130,8 +125,8 @@ def test_snapshot_is_read_twice_and_by_two_at_once():
 
 def test_ids_without_end_are_not_learned(monkeypatch):
     """Beyond the bound a new id is not recommended; those learned before still are."""
-    monkeypatch.setattr(module, "NEW_ITEMS_MAX", 2)
-    history = ClickHistory(3)
+    monkeypatch.setattr(module, "ITEMS_MAX", 3)  # a and two others
+    history = ClickHistory()
     for number in range(4):
         update(history, [(f"s{number}", "a", 2 * number), (f"s{number}", f"new-{number}", 2 * number + 1)])
     _, ids, _ = update(history, [("t", "a", 100)])

@@ -10,7 +10,7 @@ import models
 
 USE = (
     "import numpy as np, models.features.sessions as s;"
-    "print(s.SessionHistory(2).update(['p', 'p'], np.array([4, 5], np.int32), np.array([1, 2])).tolist(), s.__file__)"
+    "print(s.SessionHistory(2).update(['p', 'p'], np.array([4, 5]), np.array([1, 2])).tolist(), s.__file__)"
 )
 
 
@@ -47,7 +47,7 @@ def test_warm_up_leaves_nothing_to_compile() -> None:
     code = """
 import numpy as np
 from numba.core import event
-from models.features import payments, sessions
+from models.features import clicks, payments, sessions
 payments.warm_up(); sessions.warm_up()
 with event.install_recorder("numba:compile") as recorder:
     made = payments.PaymentFeatures(payments.CardHistory(), payments.TerminalHistory())
@@ -55,9 +55,13 @@ with event.install_recorder("numba:compile") as recorder:
     rows = np.empty((3, len(payments.FRAUD_FEATURES)), np.float32)
     made.build(["a", "b", "a"], ["x", "y", "x"], times, np.arange(3.0), out=rows)
     made.terminals.add(["x", "y", "x"], times, np.array([True, False, True]))
-    clicks = sessions.SessionHistory(7)
-    clicks.update(["a", "b", "a"], np.arange(3, dtype=np.int32), times)
-    for history in (made.cards, made.terminals, clicks):
+    viewed = sessions.SessionHistory(7)
+    viewed.update(["a", "b", "a"], np.arange(3), times)
+    clicked = clicks.ClickHistory(7)
+    clicked.update(["a", "b", "a"], ["x", "y", "z"], times)
+    clicked.load_many(list(clicked.freeze(dirty_only=False)))
+    clicked.digest()
+    for history in (made.cards, made.terminals, viewed):
         history.load_many(history.snapshot(dirty_only=False))
         history.evict(), history.digest()
 print(len(recorder.buffer))

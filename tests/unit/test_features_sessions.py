@@ -52,7 +52,7 @@ class SessionOracle:
 def update(history: SessionHistory, clicks: list[Click]) -> np.ndarray:
     sessions, items, times = zip(*(click[:3] for click in clicks), strict=True)
     again = np.array([len(click) > 3 for click in clicks])
-    return history.update(list(sessions), np.array(items, np.int32), np.array(times, np.int64), again)
+    return history.update(list(sessions), np.array(items, np.int64), np.array(times, np.int64), again)
 
 
 steps = st.one_of(
@@ -83,7 +83,7 @@ def test_sequences_equal_those_of_an_oracle_that_keeps_every_click(stream: list[
     oracle = SessionOracle(length)
     got = update(SessionHistory(length), stream)
     assert got.tolist() == [oracle.record(*click) for click in stream]
-    assert got.dtype == np.int32
+    assert got.dtype == np.int64
 
 
 @settings(max_examples=200, deadline=None)

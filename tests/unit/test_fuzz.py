@@ -21,6 +21,8 @@ from faust.types import TP
 
 from models.artifacts import MANIFEST_FILE, WEIGHTS_FILE, _version, default_artifact, load_artifact, save_artifact
 from models.errors import ModelError
+from models.features.items import ItemTable
+from models.features.sessions import LENGTH
 from models.fraud.runner import FraudRunner
 from models.recommender.runner import RecommenderRunner
 from streams.agents.fraud import CardReplay, CardState
@@ -103,6 +105,7 @@ LETTERS = [
 
 HORIZON_MS = 86_400_000
 ITEMS = 50  # of the vocabulary; items above are new ones
+KNOWN = ItemTable([f"item-{item}" for item in range(ITEMS)])
 
 
 def rows_of(state: Any) -> list[bytes]:
@@ -117,8 +120,8 @@ def pay(state: CardState, records: list[dict[str, Any]]) -> None:
 
 def click(state: SessionState, sessions: list[str], items: list[int]) -> None:
     moments = np.arange(len(items), dtype=np.int64) * 1_000 + NOW_MS
-    known = np.array([item if item < ITEMS else -1 for item in items], np.int32)
-    seen, new = state.update(sessions, known, [f"item-{item}" for item in items], moments)
+    trails = state.update(sessions, [f"item-{item}" for item in items], moments)
+    seen, new = KNOWN.places(trails.sessions), state.new_items(trails, KNOWN.places(trails.followers) >= 0)
     assert ((seen >= -1) & (seen < ITEMS)).all(), "these are indices into the model's tables"
     assert len(new.ids) == len(items)
 
@@ -132,7 +135,7 @@ def paid() -> CardState:
 
 
 def clicked() -> SessionState:
-    state = SessionState(ITEMS, 20, HORIZON_MS)
+    state = SessionState(LENGTH, HORIZON_MS)
     click(state, ["a", "b"] * 30, [place % (ITEMS + 3) for place in range(60)])
     state.seen.duplicates(["a", "b"], ["click-1", "click-2"], np.full(2, NOW_MS))
     return state
@@ -151,7 +154,7 @@ def loads_cards(data: bytes) -> None:
 
 def loads_sessions(data: bytes) -> None:
     """The same for sessions, new items and who followed whom."""
-    state = SessionState(ITEMS, 20, HORIZON_MS)
+    state = SessionState(LENGTH, HORIZON_MS)
     state.load_many([split(SESSION_ROWS[0]), split(data)])
     click(state, ["a", "b", text(split(data)[0][1:])] * 2, [0, 49, 7, 1, 60, 8])
     state.seen.duplicates(["a"], ["click-1"], np.full(1, NOW_MS))

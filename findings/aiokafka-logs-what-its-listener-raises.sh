@@ -21,7 +21,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 address = os.environ["BOOTSTRAP"]
 client = {"bootstrap.servers": address}
-AdminClient(client).create_topics([NewTopic("input", 1, 1)])["input"].result(20)
+admin = AdminClient(client)
+admin.create_topics([NewTopic("input", 1, 1)])["input"].result(20)
 producer = Producer(client)
 producer.produce("input", b"payment")
 producer.flush()

@@ -23,7 +23,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 address = os.environ["BOOTSTRAP"]
 client = {"bootstrap.servers": address}
-AdminClient(client).create_topics([NewTopic("input", 1, 1)])["input"].result(20)
+admin = AdminClient(client)
+admin.create_topics([NewTopic("input", 1, 1)])["input"].result(20)
 consumer = Consumer({**client, "group.id": "workers", "enable.auto.commit": False})
 consumer.assign([TopicPartition("input", 0, 0)])
 consumer.commit(offsets=[TopicPartition("input", 0, 1)], asynchronous=False)

@@ -21,7 +21,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 address = os.environ["BOOTSTRAP"]
 client = {"bootstrap.servers": address}
-AdminClient(client).create_topics([NewTopic("quiet", 1, 1)])["quiet"].result(20)
+admin = AdminClient(client)
+admin.create_topics([NewTopic("quiet", 1, 1)])["quiet"].result(20)
 producer = Producer(client)
 for value in (b"warm", b"1", b"2", b"3"):
     producer.produce("quiet", value)

@@ -21,7 +21,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 address = os.environ["BOOTSTRAP"]
 client = {"bootstrap.servers": address}
-AdminClient(client).create_topics([NewTopic("times", 1, 1)])["times"].result(20)
+admin = AdminClient(client)
+admin.create_topics([NewTopic("times", 1, 1)])["times"].result(20)
 producer = Producer(client)
 for stamp in (0, 1):
     producer.produce("times", f"confluent {stamp}", timestamp=stamp)

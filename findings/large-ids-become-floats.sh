@@ -21,7 +21,7 @@ import orjson
 import pyarrow.csv
 import xxhash
 
-hashes = [xxhash.xxh64_intdigest(f"card-{number}") for number in range(100)]
+hashes = [xxhash.xxh64_intdigest(f"card-{number}".encode()) for number in range(100)]
 column = np.array(hashes)
 wrong = sum(int(stored) != true for stored, true in zip(column, hashes, strict=True))
 print(f"np.array of 100 hashes: {column.dtype}, {wrong} changed; with dtype=np.uint64 "

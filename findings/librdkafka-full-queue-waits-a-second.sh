@@ -20,7 +20,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 RECORDS = 20_000
 client = {"bootstrap.servers": os.environ["BOOTSTRAP"]}
-AdminClient(client).create_topics([NewTopic("queue", 1, 1)])["queue"].result(20)
+admin = AdminClient(client)
+admin.create_topics([NewTopic("queue", 1, 1)])["queue"].result(20)
 producer = Producer(client)
 for _ in range(RECORDS):
     producer.produce("queue", b"x" * 200)

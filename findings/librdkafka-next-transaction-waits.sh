@@ -3,8 +3,8 @@
 # Question: what does it cost to begin a transaction right after the commit of the one before?
 # Guess: nothing; `commit_transaction` has returned, so it is over.
 # Happens: the broker answers before it has written its markers, and refuses the next transaction's first step until
-#   then. librdkafka repeats that step after 20 or 100 ms. Whoever waits 30 ms of his own has his records delivered
-#   earlier after `begin_transaction` than the one who goes on at once.
+#   then. librdkafka repeats that step after 20 or 100 ms. A producer that pauses 30 ms first has its records delivered
+#   sooner after `begin_transaction` than one that goes on at once.
 # Here: it was most of the latency with exactly-once at 1,000 records/s (p99 208 ms, 39 ms without these pauses).
 # Live with it: wait some milliseconds between two transactions, longer than markers take and shorter than the pause.
 # Source: seen here; the same for offsets: https://github.com/confluentinc/confluent-kafka-python/issues/967
@@ -22,7 +22,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 PARTITIONS = 8
 client = {"bootstrap.servers": os.environ["BOOTSTRAP"]}
-AdminClient(client).create_topics([NewTopic("outputs", PARTITIONS, 1)])["outputs"].result(20)
+admin = AdminClient(client)
+admin.create_topics([NewTopic("outputs", PARTITIONS, 1)])["outputs"].result(20)
 consumer = Consumer({**client, "group.id": "workers"})
 consumer.assign([TopicPartition("outputs", 0, 0)])
 writer = Producer({**client, "transactional.id": "writer", "linger.ms": 0})
@@ -52,5 +53,5 @@ for _ in range(5):  # in turns, so that a busy moment of the machine falls on bo
     later += [delivery_ms(0.03) for _ in range(10)]
 for name, times in {"at once": at_once, "30 ms later": later}.items():
     print(f"{name}: median {statistics.median(times):.1f} ms, mean {statistics.mean(times):.1f} ms")
-assert statistics.mean(at_once) > 1.3 * statistics.mean(later)
+assert statistics.median(at_once) > 1.2 * statistics.median(later)
 PY

@@ -19,7 +19,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 client = {"bootstrap.servers": os.environ["BOOTSTRAP"]}
-AdminClient(client).create_topics([NewTopic("ends", 1, 1)])["ends"].result(20)
+admin = AdminClient(client)
+admin.create_topics([NewTopic("ends", 1, 1)])["ends"].result(20)
 plain = Producer(client)
 plain.produce("ends", b"before")
 plain.flush()

@@ -26,7 +26,16 @@ TEXT = README.read_text()
 DESIGN = ROOT / "streams" / "DESIGN.md"
 DOCUMENTS = [
     path
-    for pattern in ("*.md", "*.toml", "streams/**/*.md", "models/**/*.md", "findings/*.md", "config/**/*", "docker/*", ".ci/*")
+    for pattern in (
+        "*.md",
+        "*.toml",
+        "streams/**/*.md",
+        "models/**/*.md",
+        "findings/*.md",
+        "config/**/*",
+        "docker/*",
+        ".ci/*",
+    )
     for path in sorted(ROOT.glob(pattern))
     if path.is_file()
 ]

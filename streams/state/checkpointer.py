@@ -113,7 +113,7 @@ class Checkpointer:
     @staticmethod
     def _take_back(table: StateTable[Any], taken: Sequence[Snapshot]) -> None:
         for snapshot in taken:
-            table.not_written(snapshot)
+            table.snapshot_failed(snapshot)
 
     def _send(self, table: StateTable[Any], snapshot: Snapshot, member: GroupMember, deadline: float) -> int:
         rows = snapshot.rows()

@@ -61,8 +61,8 @@ class Partition(Generic[H]):
     history: H
     position: int
     checkpointed: int
-    whole: bool = False  # the next checkpoint must carry every row, because an earlier one was not written
-    stale: frozenset[bytes] = frozenset()  # keys that the topic holds and the next checkpoint must bury
+    full_snapshot_due: bool = False  # the next checkpoint must carry every row, because an earlier one was not written
+    tombstones_due: frozenset[bytes] = frozenset()  # keys that the topic holds and the next checkpoint must bury
     in_use: bool = False  # a batch is being applied: the rows are of no position
     generation: int = -1  # the group's, under which the last batch was fetched
 
@@ -74,12 +74,12 @@ class Snapshot:
     partition: int
     position: int
     marker: Marker
-    stale: frozenset[bytes]
+    tombstones_due: frozenset[bytes]
     frozen: Iterable[Row] = field(repr=False)
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows as they stand in the topic: what is to be forgotten first, the marker last."""
-        for key in self.stale:
+        for key in self.tombstones_due:
             yield ROW + key, None
         for key, payload in self.frozen:
             yield ROW + key, payload
@@ -147,10 +147,10 @@ class StateTable(Generic[H]):
         for messages in self._reader.read(self.topic, number, first, end):
             copy.apply([m.key() or b"" for m in messages], [m.value() for m in messages], end)
         marker, rows = self._marker(copy, number), copy.rows
-        stale: frozenset[bytes] = frozenset()
+        tombstones_due: frozenset[bytes] = frozenset()
         if marker is None or marker.layout != self._layout or marker.position > stop:
             # No checkpoint, or of another layout, or the group was set back before it: the log is the only truth.
-            stale, rows, marker = frozenset(copy.behind).union(rows), {}, Marker(self._layout, 0, [])
+            tombstones_due, rows, marker = frozenset(copy.behind).union(rows), {}, Marker(self._layout, 0, [])
         history = self._new_history()
         if rows:
             history.watermarks = marker.watermarks
@@ -167,7 +167,9 @@ class StateTable(Generic[H]):
             "%s[%d]: restored to %d from %d rows at %d in %.2f s, %d of %d offsets of checkpoints from a file",
             self.source, number, stop, len(rows), marker.position, time.monotonic() - began, first, end,
         )  # fmt: skip
-        return Partition(history, stop, marker.position, whole=bool(stale), stale=stale)
+        return Partition(
+            history, stop, marker.position, full_snapshot_due=bool(tombstones_due), tombstones_due=tombstones_due
+        )
 
     def _end(self, number: int) -> int:
         return self._reader.ends(self.topic, [number])[number]
@@ -203,18 +205,19 @@ class StateTable(Generic[H]):
         part = self._partitions.get(number)
         if part is None or part.generation != generation or part.in_use:
             return None
-        frozen = part.history.freeze(not part.whole)
+        frozen = part.history.freeze(not part.full_snapshot_due)
         marker = Marker(self._layout, part.position, part.history.watermarks)
-        snapshot = Snapshot(number, part.position, marker, part.stale, frozen)
-        part.checkpointed, part.whole, part.stale = part.position, False, frozenset()
+        snapshot = Snapshot(number, part.position, marker, part.tombstones_due, frozen)
+        part.checkpointed, part.full_snapshot_due, part.tombstones_due = part.position, False, frozenset()
         return snapshot
 
-    def not_written(self, snapshot: Snapshot) -> None:
-        """Take back a snapshot that did not reach Kafka: the partition's next one is whole, and tells its evictions."""
+    def snapshot_failed(self, snapshot: Snapshot) -> None:
+        """Take back a snapshot that did not reach Kafka: the next one carries every row and its evictions."""
         part = self._partitions.get(snapshot.partition)
         if part is not None:
             evicted = {key for key, payload in snapshot.frozen if payload is None}
-            part.whole, part.checkpointed, part.stale = True, -1, part.stale | snapshot.stale | evicted
+            part.full_snapshot_due, part.checkpointed = True, -1
+            part.tombstones_due = part.tombstones_due | snapshot.tombstones_due | evicted
 
     def keep(self, numbers: set[int]) -> None:
         """Forget the partitions that belong to others now."""

@@ -37,7 +37,7 @@ class Table:
         self.copied += 1
         return SimpleNamespace(partition=number, position=5, rows=list)
 
-    def not_written(self, snapshot: Any) -> None:
+    def snapshot_failed(self, snapshot: Any) -> None:
         self.taken_back.append(snapshot)
 
 

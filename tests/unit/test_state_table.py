@@ -151,7 +151,7 @@ def test_a_checkpoint_after_a_failed_one_is_whole() -> None:
     decide(first, logs, 0, 2)
     logs.state += snapshot(first).rows()
     decide(first, logs, 2, 4)
-    first.not_written(snapshot(first))
+    first.snapshot_failed(snapshot(first))
     assert first.moved(1) == [0]
     rows = list(snapshot(first).rows())[:-1]
     assert set(rows[:2]) == {(b"ra", None), (b"rb", None)} and rows[2:] == [(b"rc", b"1")]

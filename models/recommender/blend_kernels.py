@@ -4,11 +4,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable
 from typing import Any, Final, cast
 
 import numpy as np
 from numba import njit
+
+# Whole powers of a float call the C compiler's library, which is in a process by chance (with torch): where it is not,
+# LLVM ends the process.
+if sys.platform == "linux":
+    ctypes.CDLL("libgcc_s.so.1", mode=ctypes.RTLD_GLOBAL)
 
 # Sessions of 1, of 2 to 4, and of 5 clicks and more have weights of their own.
 LONGER_THAN: Final = (1, 4)

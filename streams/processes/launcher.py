@@ -19,8 +19,6 @@ from streams.processes import supervisor
 STOP_S_MAX: Final = 10.0
 # Beyond the child's time: a supervisor that does not end by then is killed, and takes the child along.
 SUPERVISOR_S_MAX: Final = 5.0
-# Two arenas of glibc in place of eight a core: what a thread frees serves the others, 50 to 100 MB a worker.
-WORKER_ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": "2"}
 
 
 def worker_command(level: str = "info") -> list[str]:
@@ -37,7 +35,6 @@ def worker_environment(slot: int, port: int, state_dir: Path) -> dict[str, str]:
         state_dir: its folder.
     """
     return {
-        **WORKER_ENVIRONMENT,
         "STREAMS_WORKER_SLOT": str(slot),
         # The application adds the slot.
         "STREAMS_HTTP_PORT": str(port - slot),

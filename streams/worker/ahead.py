@@ -22,10 +22,10 @@ POLL_S: Final = 0.02
 def main(gate: Path) -> None:
     """Get ready, wait for the gate, be a worker."""
     compile_beside()
-    warm_up_kernels("payments")
+    warm_up_kernels("features")
     import streams.worker.application  # noqa: F401 - torch, Faust and the rest, before the broker is there
 
-    warm_up_kernels("clicks")
+    warm_up_kernels("blend")
     while not gate.exists():
         time.sleep(POLL_S)
     os.environ.update(json.loads(gate.read_bytes()))

@@ -1,6 +1,7 @@
 """Kernels of a worker, compiled or read from the cache before the first record waits for them, in two groups.
 
-`python -m streams.worker.kernels clicks` compiles one group and ends: a second core compiles beside the first. Imports
+The groups share no kernel: two processes that save specialisations of one kernel at once lose some of them, since numba
+reads and rewrites its index without a lock. `python -m streams.worker.kernels blend` compiles one group and ends: a second core compiles beside the first. Imports
 neither torch nor Faust, which take longer than a cached group.
 """
 
@@ -20,19 +21,19 @@ from models.recommender.blend import Blend
 from models.recommender.blend_kernels import blend_rows, largest
 
 
-def warm_up_payments() -> None:
-    """Compile what decodes, builds features of payments and labels, and writes and reads their state."""
+def warm_up_features() -> None:
+    """Compile what decodes, builds features, keeps sessions and identities, and writes and reads their state."""
     from streams.contract.columns import Limits
     from streams.contract.decoding import decode_transactions  # compiles on import
 
     payments.warm_up()
+    sessions.warm_up()
+    seen.warm_up()
     decode_transactions([b"{}"], now_ms=0, limits=Limits())
 
 
-def warm_up_clicks() -> None:
-    """Compile what keeps sessions and identities, and what blends a slate."""
-    sessions.warm_up()
-    seen.warm_up()
+def warm_up_blend() -> None:
+    """Compile what picks candidates and blends a slate."""
     artifact = load_artifact(default_artifact("recommender"))
     architecture = artifact.section("architecture")
     items, width = int(architecture["items"]), int(architecture["width"])
@@ -43,7 +44,7 @@ def warm_up_clicks() -> None:
     blend.rank(session, length, np.zeros((1, width), np.float32), best, 1, keep_seen=False)
 
 
-GROUPS: Final[dict[str, Callable[[], None]]] = {"payments": warm_up_payments, "clicks": warm_up_clicks}
+GROUPS: Final[dict[str, Callable[[], None]]] = {"features": warm_up_features, "blend": warm_up_blend}
 
 
 def warm_up_kernels(*groups: str) -> None:
@@ -54,9 +55,9 @@ def warm_up_kernels(*groups: str) -> None:
 
 
 def compile_beside() -> None:
-    """Have another process compile the clicks' kernels if they are not in the cache, while this one does others."""
-    if not all(map(is_cached, (kernels.update_sessions, largest, blend_rows))):
-        subprocess.Popen([sys.executable, "-m", __name__, "clicks"], stdin=subprocess.DEVNULL)
+    """Have another process compile the blend if it is not in the cache, while this one does others."""
+    if not all(map(is_cached, (largest, blend_rows))):
+        subprocess.Popen([sys.executable, "-m", __name__, "blend"], stdin=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ other processes share (libraries), own is what this process alone costs. No brok
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import threading
 from collections.abc import Callable
@@ -72,7 +71,7 @@ def main() -> None:
     """Print the table."""
     process = psutil.Process()
     before = process.memory_full_info()
-    print(f"{'step':36}{'resident':>10}{'own':>8}   (MALLOC_ARENA_MAX={os.environ.get('MALLOC_ARENA_MAX', 'unset')})")
+    print(f"{'step':36}{'resident':>10}{'own':>8}")
     print(f"{'Python ' + sys.version.split()[0]:36}{before.rss / MB:10.0f}{before.uss / MB:8.0f}")
     for name, step in STEPS.items():
         step()

@@ -40,9 +40,9 @@ def _run(*arguments: str, cache: Path) -> str:
 
 def test_a_start_behind_both_groups_compiles_nothing(tmp_path: Path) -> None:
     """What the two processes of a cold start compile apart is all that a worker calls when it warms up its models."""
-    beside = threading.Thread(target=_run, args=("-m", "streams.worker.kernels", "clicks"), kwargs={"cache": tmp_path})
+    beside = threading.Thread(target=_run, args=("-m", "streams.worker.kernels", "blend"), kwargs={"cache": tmp_path})
     beside.start()
-    _run("-m", "streams.worker.kernels", "payments", cache=tmp_path)
+    _run("-m", "streams.worker.kernels", "features", cache=tmp_path)
     beside.join()
     assert _run("-c", START, cache=tmp_path) == "0\n"
 

@@ -1,8 +1,7 @@
-"""Fixtures of tests with real workers: fresh topics on the broker that all of a process's tests share."""
+"""Fixtures of tests with a broker whose topics have the project's names."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,12 +19,17 @@ def empty_kafka(embedded: EmbeddedKafka) -> str:
 
 
 @pytest.fixture
-def bench(empty_kafka: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
-    """The project's topics, fresh; an application of its own; `@pytest.mark.settings(key=value)` sets workers' settings."""
+def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    """A fresh cluster with the project's topics; `@pytest.mark.settings(key=value)` sets workers' settings.
+
+    A broker of the test's own: on topics deleted and made again under the same names, Faust's consumer was now and then
+    ready and got no record.
+    """
     marker = request.node.get_closest_marker("settings")
-    bench = Bench(empty_kafka, tmp_path, f"test-{uuid.uuid4().hex[:8]}", **(marker.kwargs if marker else {}))
-    bench.create_topics()
-    try:
-        yield bench
-    finally:
-        bench.close()
+    with EmbeddedKafka(tmp_path / "kafka") as kafka:
+        bench = Bench(kafka.bootstrap_servers, tmp_path, "test", **(marker.kwargs if marker else {}))
+        bench.create_topics()
+        try:
+            yield bench
+        finally:
+            bench.close()

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -148,49 +149,57 @@ def _demo(settings: Settings, duration: float, rate: float, workers: int, histor
         pool.begin({"STREAMS_BOOTSTRAP_SERVERS": settings.brokers()} if own_broker else {})
         pool.wait_until_ready()
         click.echo(f"ready after {time.monotonic() - started:.1f} s")
-        tally = Tally((f"tx-{seed}-", f"ev-{seed}-"))
+        tally = Tally((f"tx-{seed}-", f"ev-{seed}-"), settings.topics)
         where = "embedded Kafka" if own_broker else settings.bootstrap_servers
         view = DemoView(tally, f"{where}, {_count(workers, 'worker')}", duration, console)
-        interrupted = _run(settings, pool, tally, view, duration, rate, history_days, seed)
+        interrupted = _run(settings, pool, tally, view, Scenario(duration, rate, history_days, seed))
         click.echo("stopping ...")
     _summarise(tally)
     if interrupted and duration:
         raise KeyboardInterrupt
 
 
-def _run(
-    settings: Settings,
-    pool: WorkerPool,
-    tally: Tally,
-    view: DemoView,
-    duration: float,
-    rate: float,
-    history_days: int,
-    seed: int,
-) -> bool:
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What is sent.
+
+    Attributes:
+        duration: seconds; 0 goes on until Ctrl-C.
+        rate: events a second, payments and clicks together.
+        history_days: days of payments that are sent first, as fast as they go.
+        seed: of the simulator.
+    """
+
+    duration: float
+    rate: float
+    history_days: int
+    seed: int
+
+
+def _run(settings: Settings, pool: WorkerPool, tally: Tally, view: DemoView, scenario: Scenario) -> bool:
     """Send and show until the time is over; return whether Ctrl-C came first."""
     from streams.clients.event_producer import Delivery
-    from streams.contract.topics import CLICKSTREAM, TRANSACTIONS
     from streams.replaying import simulated
     from streams.replaying.pacing import Pace, Replay
 
+    topics, rate = settings.topics, scenario.rate
     with _reading(settings, tally), Delivery(settings, linger_ms=LINGER_MS) as delivery:
-        pace = Pace(rate=rate / 2, history_until=simulated.START_MS + history_days * DAY_MS)
+        pace = Pace(rate=rate / 2, history_until=simulated.START_MS + scenario.history_days * DAY_MS)
         payments = Replay(
-            simulated.payments(seed),
-            TRANSACTIONS,
+            simulated.payments(scenario.seed),
+            topics.transactions,
             delivery,
             pace,
             label_delay_ms=LABEL_DELAY_MS,
             label_step_ms=HOUR_MS,
-            sending=lambda events: tally.sending(TRANSACTIONS.name, events),
+            sending=lambda events: tally.sending(topics.transactions.name, events),
         )
         clicks = Replay(
-            simulated.clicks(seed),
-            CLICKSTREAM,
+            simulated.clicks(scenario.seed),
+            topics.clickstream,
             delivery,
             Pace(rate=rate / 2),
-            sending=lambda events: tally.sending(CLICKSTREAM.name, events),
+            sending=lambda events: tally.sending(topics.clickstream.name, events),
         )
         traffic = _Traffic(pool, tally, view, delivery)
         interrupted = False
@@ -201,7 +210,7 @@ def _run(
                 traffic.wait_for_answers("history")
                 pace.begin()
                 begun = time.monotonic()
-                while not duration or time.monotonic() < begun + duration:
+                while not scenario.duration or time.monotonic() < begun + scenario.duration:
                     traffic.turn([payments, clicks], "live")
                     traffic.send_invalid(time.monotonic() - begun)
                     if time.monotonic() >= begun + WARM_UP_S:
@@ -239,11 +248,9 @@ class _Traffic:
 
     def send_invalid(self, elapsed_s: float) -> None:
         """Send an invalid payment every INVALID_S."""
-        from streams.contract.topics import TRANSACTIONS
-
         if elapsed_s >= (self._invalid_sent + 1) * INVALID_S:
             value = INVALID[self._invalid_sent % len(INVALID)]
-            self._delivery.send(TRANSACTIONS.name, [b"card-000001"], [value])
+            self._delivery.send(self._tally.topics.transactions.name, [b"card-000001"], [value])
             self._invalid_sent += 1
 
     def wait_for_answers(self, phase: str) -> None:
@@ -260,7 +267,6 @@ class _Traffic:
 def _reading(settings: Settings, tally: Tally) -> Iterator[None]:
     """Read the outputs in a thread: an answer is timed when it is in hand, not when the sender finds time."""
     from streams.clients.topic_reader import TopicReader
-    from streams.contract.topics import OUTPUTS
 
     over = threading.Event()
     failures: list[StreamsError] = []
@@ -272,7 +278,7 @@ def _reading(settings: Settings, tally: Tally) -> Iterator[None]:
         except StreamsError as exc:
             failures.append(exc)
 
-    with TopicReader(settings, [topic.name for topic in OUTPUTS], from_beginning=False) as reader:
+    with TopicReader(settings, [topic.name for topic in settings.topics.outputs], from_beginning=False) as reader:
         thread = threading.Thread(target=read, name="outputs", daemon=True)
         thread.start()
         try:
@@ -291,19 +297,19 @@ def _summarise(tally: Tally) -> None:
         StreamsError: an event has no answer.
     """
     from streams.commands.watch import COLOURS
-    from streams.contract.topics import CLICKSTREAM, TRANSACTIONS
 
     p50, p99, p999 = (
         "-" if value is None else f"{value:.1f}" for value in tally.latencies.percentiles(0.5, 0.99, 0.999)
     )
+    payments, clicks = tally.topics.transactions.name, tally.topics.clickstream.name
     decided = ", ".join(f"{tally.decisions[word]:,} {word}" for word in COLOURS)
     rows = (
         ("events", f"{tally.sent.total():,}"),
         (
             "decisions",
-            f"{tally.answered[TRANSACTIONS.name]:,} of {tally.sent[TRANSACTIONS.name]:,} payments: {decided}",
+            f"{tally.answered[payments]:,} of {tally.sent[payments]:,} payments: {decided}",
         ),
-        ("slates", f"{tally.answered[CLICKSTREAM.name]:,} of {tally.sent[CLICKSTREAM.name]:,} clicks"),
+        ("slates", f"{tally.answered[clicks]:,} of {tally.sent[clicks]:,} clicks"),
         ("lost", f"{tally.pending:,}"),
         ("repeated", f"{tally.repeated:,}"),
         ("degraded", f"{tally.degraded:,}"),

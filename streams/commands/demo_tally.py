@@ -13,7 +13,7 @@ from confluent_kafka import Message
 
 from streams.commands.rendering import Decoded
 from streams.contract.events import DeadLetter, Decision, Recommendation
-from streams.contract.topics import CLICKSTREAM, DEAD_LETTERS, DECISIONS, RECOMMENDATIONS, TRANSACTIONS
+from streams.contract.topics import Topics
 from streams.replaying.event_files import Slice
 
 LATEST: Final = 8
@@ -52,10 +52,12 @@ class Tally:
 
     Args:
         own: prefix of this demo's ids; what others send to the same topics is not counted.
+        topics: the public topics, as the cluster calls them.
         clock: monotonic seconds.
     """
 
-    def __init__(self, own: tuple[str, str], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, own: tuple[str, str], topics: Topics, clock: Callable[[], float] = time.monotonic) -> None:
+        self.topics = topics
         self.lock = threading.Lock()
         self.sent: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
@@ -89,7 +91,7 @@ class Tally:
 
     def sending(self, topic: str, events: Slice) -> None:
         """Note the ids about to be sent to transactions or clickstream."""
-        ids = events.fields["transaction_id" if topic == TRANSACTIONS.name else "event_id"]
+        ids = events.fields["transaction_id" if topic == self.topics.transactions.name else "event_id"]
         with self.lock:
             now = self._clock() if self._timed else 0.0
             self._pending.update(dict.fromkeys(ids, now))
@@ -101,19 +103,19 @@ class Tally:
         with self.lock:
             for message in messages:
                 topic = message.topic()
-                if topic == DEAD_LETTERS.name:
+                if topic == self.topics.dead_letters.name:
                     for _, letter in self._letters.of([message]):
                         self.dead_letters += 1
                         self.last_dead_letter = letter
-                elif topic == DECISIONS.name:
+                elif topic == self.topics.decisions.name:
                     for _, decision in self._decided.of([message]):
-                        if self._answer(decision.transaction_id, TRANSACTIONS.name, now):
+                        if self._answer(decision.transaction_id, self.topics.transactions.name, now):
                             self.decisions[decision.decision] += 1
                             self.degraded += decision.degraded
                             (self.approved if decision.decision == "approve" else self.held_up).append(decision)
-                elif topic == RECOMMENDATIONS.name:
+                elif topic == self.topics.recommendations.name:
                     for _, slate in self._slates.of([message]):
-                        if self._answer(slate.event_id, CLICKSTREAM.name, now):
+                        if self._answer(slate.event_id, self.topics.clickstream.name, now):
                             self.recommendations.append(slate)
                             self.degraded += slate.degraded
 

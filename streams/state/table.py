@@ -164,9 +164,9 @@ class StateTable(Generic[H]):
             )
             self.restored_records += len(messages)
         logger.info(
-            "%s[%d]: restored to %d from %d rows at %d in %.2f s, %d of %d offsets of checkpoints from a file",
-            self.source, number, stop, len(rows), marker.position, time.monotonic() - began, first, end,
-        )  # fmt: skip
+            f"{self.source}[{number}]: restored to {stop} from {len(rows)} rows at {marker.position} in "
+            f"{time.monotonic() - began:.2f} s, {first} of {end} offsets of checkpoints from a file"
+        )
         return Partition(
             history, stop, marker.position, full_snapshot_due=bool(tombstones_due), tombstones_due=tombstones_due
         )

@@ -124,9 +124,17 @@ class Consumer(driver.Consumer):
         first = fetch[0]
         timestamp = first.timestamps[0] / 1000.0 if first.timestamps else 0.0
         return ConsumerMessage(
-            tp.topic, tp.partition, first.first, timestamp, 0, (), None, fetch, None, 0, 0, tp,
+            *(tp.topic, tp.partition, first.first, timestamp),
+            timestamp_type=0,
+            headers=(),
+            key=None,
+            value=fetch,
+            checksum=None,
+            serialized_key_size=0,
+            serialized_value_size=0,
+            tp=tp,
             generation_id=first.generation,
-        )  # fmt: skip
+        )
 
     def _count(self, batch: RecordBatch, sign: int) -> None:
         topic = batch.tp.topic

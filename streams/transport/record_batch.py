@@ -68,7 +68,16 @@ class RecordSpan:
         self._open = self._new()
 
     def _new(self) -> RecordBatch:
-        return RecordBatch(self.tp, self.position, self.position, [], [], [], [], [], self._generation, self._now)
+        return RecordBatch(
+            *(self.tp, self.position, self.position),
+            offsets=[],
+            keys=[],
+            values=[],
+            timestamps=[],
+            headers=[],
+            generation=self._generation,
+            fetched_at=self._now,
+        )
 
     def extend(self, records: Iterable[Any]) -> None:
         """Append the records at or after the position."""

@@ -1,8 +1,8 @@
 """Kernels of a worker, compiled or read from the cache before the first record waits for them, in two groups.
 
 The groups share no kernel: two processes that save specialisations of one kernel at once lose some of them, since numba
-reads and rewrites its index without a lock. `python -m streams.worker.kernels blend` compiles one group and ends: a second core compiles beside the first. Imports
-neither torch nor Faust, which take longer than a cached group.
+reads and rewrites its index without a lock. `python -m streams.worker.kernels blend` compiles one group and ends: a
+second core compiles beside the first. Imports neither torch nor Faust, which take longer than a cached group.
 """
 
 from __future__ import annotations

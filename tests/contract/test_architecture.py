@@ -13,6 +13,28 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("streams", "models")
 LINES_MAX = 500
+LONG = {"models.features.kernels"}  # numba's cache looks at one file
+
+# The house, from the ground up: a room imports from the floors below its own only.
+FLOORS: tuple[set[str], ...] = (
+    {"models", "streams.errors"},
+    {"streams.contract", "streams.processes"},
+    {"streams.kafka", "streams.policy"},
+    {"streams.settings"},
+    {"streams.benchmark", "streams.clients"},
+    {"streams.replaying", "streams.transport"},
+    {"streams.engine", "streams.judging"},
+    {"streams.state"},
+    {"streams.agents"},
+    {"streams.worker"},
+    {"streams"},
+    {"streams.commands"},
+)
+ROOT_MODULES_MAX = 6
+FUNCTION_LINES_MAX = 60  # of streams.worker
+POSITIONAL_MAX = 6
+# Compiled kernels take arrays, not objects; a call of these modules to one, or of one, has as many arguments as arrays.
+KERNEL_CALLERS = {"models.features", "models.recommender.blend", "models.recommender.blend_kernels"}
 
 # The smallest lists: a module or package that is named here and does not need it fails the test too.
 OWNERS: dict[str, set[str]] = {
@@ -24,13 +46,13 @@ OWNERS: dict[str, set[str]] = {
         "models.training.recommender",
         "models.training.reproducible",
         "models.training.sequence",
-        "streams.worker.worker",  # bounds torch's threads
+        "streams.worker.assembly",  # bounds torch's threads
     },
     "safetensors": {"models.artifacts"},
     "faust": {"streams.state.checkpointer", "streams.transport", "streams.worker"},
     "mode": {"streams.transport"},
     "aiokafka": {"streams.transport"},
-    "aiohttp": {"streams.worker.http_access"},
+    "aiohttp": {"streams.worker.pages"},
     "confluent_kafka": {
         "streams.benchmark",
         "streams.clients",
@@ -38,7 +60,8 @@ OWNERS: dict[str, set[str]] = {
         "streams.kafka",
         "streams.state",
         "streams.transport",
-        "streams.worker.worker",  # makes the state topics
+        "streams.worker.assembly",  # makes the state topics
+        "streams.worker.worker",
     },
     "click": {"streams.commands", "streams.processes"},
     "rich": {"streams.commands", "streams.kafka"},
@@ -51,8 +74,8 @@ OWNERS: dict[str, set[str]] = {
     "streams.judging": {"streams.commands", "streams.judging"},
     "streams.benchmark": {"streams.benchmark", "streams.commands"},
     "streams.kafka": {"streams.benchmark", "streams.commands", "streams.judging", "streams.kafka", "streams.settings"},
-    "streams.worker": {"streams", "streams.agents", "streams.worker"},  # the agents for types only
-    "streams.agents": {"streams.worker"},
+    "streams.worker": {"streams", "streams.worker"},
+    "streams.agents": {"streams.agents", "streams.worker"},
     "models.training": {"models.evaluation", "models.training", "streams.commands", "streams.judging"},
     "models.evaluation": {"models.evaluation", "streams.commands", "streams.judging"},
     "sklearn": {"models.evaluation"},
@@ -126,10 +149,83 @@ def test_folder_of_data_is_no_package(folder: str) -> None:
 
 
 def test_every_file_can_be_read_in_one_sitting() -> None:
-    """No file of Python has more than 500 lines."""
+    """No file of Python has more than 500 lines, the kernels aside."""
     paths = [path for package in (*PACKAGES, "tests") for path in (ROOT / package).rglob("*.py")]
+    paths = [path for path in paths if module_name(path) not in LONG]
     long = {str(path.relative_to(ROOT)): n for path in paths if (n := len(path.read_text().splitlines())) > LINES_MAX}
     assert not long
+
+
+def room(module: str) -> str:
+    """Return the room of a module: `models`, a folder of `streams`, or a module at its root."""
+    parts = module.split(".")
+    return parts[0] if parts[0] == "models" else ".".join(parts[:2])
+
+
+def arrows() -> set[tuple[str, str]]:
+    """Return (importing, imported) for all modules of the house; a name of a package counts as its module."""
+    return {
+        (name, each)
+        for name, found in IMPORTS.items()
+        for each in found & FILES.keys()
+        # `from package import module` is an arrow to the module.
+        if each != name and not any(other in FILES and other.rpartition(".")[0] == each for other in found)
+    }
+
+
+def test_rooms_import_from_lower_floors_only() -> None:
+    """Every room stands on one floor, and no arrow runs up or along."""
+    floor = {each: number for number, rooms in enumerate(FLOORS) for each in rooms}
+    assert {room(name) for name in FILES} == floor.keys()
+    wrong = {
+        (name, imported)
+        for name, imported in arrows()
+        if room(name) != room(imported) and floor[room(imported)] >= floor[room(name)]
+    }
+    assert not {pair for pair in wrong if pair[1] not in ("streams", "models")}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Neither for types nor within functions: what is tied in a circle is one module in several files."""
+    below: dict[str, set[str]] = {name: set() for name in FILES}
+    for name, imported in arrows():
+        if imported not in ("streams", "models"):  # a package's own names, not the house above it
+            below[name].add(imported)
+    while free := {name for name, others in below.items() if not others & below.keys()}:
+        for name in free:
+            del below[name]
+    assert not below, f"in a circle, or above one: {sorted(below)}"
+
+
+def test_the_root_is_a_hallway() -> None:
+    """`streams/` itself holds what every room needs and nothing else."""
+    assert len(list((ROOT / "streams").glob("*.py"))) <= ROOT_MODULES_MAX
+
+
+def test_functions_of_the_worker_are_short() -> None:
+    """No function of streams/worker/ has more than 60 lines."""
+    long = {
+        (name, node.name, lines)
+        for name, path in FILES.items()
+        if within(name, "streams.worker")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno is not None
+        and (lines := node.end_lineno - node.lineno + 1) > FUNCTION_LINES_MAX
+    }
+    assert not long
+
+
+def test_calls_name_their_arguments() -> None:
+    """No call has more than six positional arguments, compiled kernels aside."""
+    found = {
+        (f"{path.relative_to(ROOT)}:{node.lineno}", ast.unparse(node.func))
+        for name, path in FILES.items()
+        if not any(within(name, each) for each in KERNEL_CALLERS)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and sum(not isinstance(each, ast.Starred) for each in node.args) > POSITIONAL_MAX
+    }
+    assert not found
 
 
 def test_nothing_that_is_read_can_be_executed() -> None:

@@ -17,6 +17,7 @@ from rich.console import Console
 from streams.commands.demo_tally import Latencies, Tally
 from streams.commands.demo_view import DemoView
 from streams.contract.events import DeadLetter, Decision, RankedItem, Reason, Recommendation, Timings
+from streams.contract.topics import Topics
 from streams.processes.worker_pool import WorkerEnded, WorkerPool
 from streams.replaying.event_files import Slice
 
@@ -81,7 +82,7 @@ def test_percentiles_keep_the_order_of_the_question() -> None:
 def test_answers_are_matched_by_id() -> None:
     """Each event needs one answer: none is lost, a second is a repeat, and others' events do not count."""
     now = [10.0]
-    tally = Tally(("tx-1-", "ev-1-"), clock=lambda: now[0])
+    tally = Tally(("tx-1-", "ev-1-"), Topics(), clock=lambda: now[0])
     tally.start_timing()
     tally.sending("transactions", _payments("tx-1-a", "tx-1-b", "tx-1-c"))
     now[0] = 10.020
@@ -94,7 +95,7 @@ def test_answers_are_matched_by_id() -> None:
 
 def test_records_of_others_are_passed_over() -> None:
     """On a cluster of the user's anything may stand in the topics: it neither counts nor ends the demo."""
-    tally = Tally(("tx-", "ev-"))
+    tally = Tally(("tx-", "ev-"), Topics())
     tally.sending("transactions", _payments("tx-a"))
     foreign = [None, b"", b"hello", b"null", b"[]", b'{"transaction_id":"tx-a"}', b"\xff"]
     for topic in ("fraud-decisions", "recommendations", "dead-letters"):
@@ -106,7 +107,7 @@ def test_records_of_others_are_passed_over() -> None:
 
 def test_degraded_answers_are_counted_and_shown() -> None:
     """A demo whose model fails does not look like one whose model works."""
-    tally = Tally(("tx-", "ev-"))
+    tally = Tally(("tx-", "ev-"), Topics())
     tally.sending("transactions", _payments("tx-a", "tx-b"))
     tally.sending("clickstream", Slice({"event_id": ["ev-a"]}, np.zeros(1, np.int64)))
     rule = [Reason("night_amount", None, 612.5, 500.0)]
@@ -126,7 +127,7 @@ def test_degraded_answers_are_counted_and_shown() -> None:
 
 def test_history_has_no_latency() -> None:
     """What was sent before timing began counts as answered, not as late."""
-    tally = Tally(("tx-", "ev-"))
+    tally = Tally(("tx-", "ev-"), Topics())
     tally.sending("transactions", _payments("tx-a"))
     tally.start_timing()
     tally.receive([_decision("tx-a")])
@@ -135,7 +136,7 @@ def test_history_has_no_latency() -> None:
 
 
 def _view(console: Console, duration_s: float = 60.0) -> DemoView:
-    tally = Tally(("tx-", "ev-"))
+    tally = Tally(("tx-", "ev-"), Topics())
     tally.sending("transactions", _payments("tx-a", "tx-b"))
     tally.receive([_decision("tx-a", "decline")])
     items = [RankedItem("item-5", 1.0)]

@@ -52,6 +52,20 @@ COMMITTED = ("PrepareCommit", "CompleteCommit")
 TEXT = CompactString("utf-8")
 
 
+_TOPIC = (("topic", TEXT), ("partitions", CompactArray(Int32)), ("tags", TaggedFields))
+_STATE = (
+    ("error_code", Int16),
+    ("transactional_id", TEXT),
+    ("state", TEXT),
+    ("timeout_ms", Int32),
+    ("began_at", Int64),
+    ("producer_id", Int64),
+    ("producer_epoch", Int16),
+    ("topics", CompactArray(*_TOPIC)),
+    ("tags", TaggedFields),
+)
+
+
 class DescribeTransactionsResponse(Response):
     """Version 0."""
 
@@ -60,20 +74,7 @@ class DescribeTransactionsResponse(Response):
         ("throttle_time_ms", Int32),
         (
             "states",
-            CompactArray(
-                ("error_code", Int16),
-                ("transactional_id", TEXT),
-                ("state", TEXT),
-                ("timeout_ms", Int32),
-                ("began_at", Int64),
-                ("producer_id", Int64),
-                ("producer_epoch", Int16),
-                (
-                    "topics",
-                    CompactArray(("topic", TEXT), ("partitions", CompactArray(Int32)), ("tags", TaggedFields)),
-                ),
-                ("tags", TaggedFields),
-            ),
+            CompactArray(*_STATE),
         ),
         ("tags", TaggedFields),
     )

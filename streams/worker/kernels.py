@@ -17,6 +17,7 @@ import numpy as np
 from models.artifacts import default_artifact, load_artifact
 from models.features import kernels, payments, seen, sessions
 from models.features.compilation import is_cached, one_compiles
+from models.features.items import ItemTable
 from models.recommender.blend import Blend
 from models.recommender.blend_kernels import blend_rows, largest
 
@@ -29,6 +30,7 @@ def warm_up_features() -> None:
     payments.warm_up()
     sessions.warm_up()
     seen.warm_up()
+    ItemTable(["item"]).places(np.zeros((1, 1), np.int64))
     decode_transactions([b"{}"], now_ms=0, limits=Limits())
 
 

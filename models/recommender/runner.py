@@ -83,7 +83,7 @@ class RecommenderRunner:
         if model.length > LENGTH:
             raise ArtifactError(
                 f"{artifact.folder}: architecture.length: expected at most {LENGTH}, the clicks that are kept of a "
-                f"session, got {model.length}; train it with sessions of at most {LENGTH}"
+                f"session, got {model.length}; shorten it and train it again"
             )
         freeze(model)
         log_scale = float(model.encoder.log_scale)

@@ -92,7 +92,7 @@ class StateTable(Generic[H]):
     Args:
         topic: compacted topic of the checkpoints, with the partitions of the source.
         source: topic whose records make the state.
-        layout: names what a row means (version, vocabulary); checkpoints of another layout are passed over.
+        layout: names what a row means; checkpoints of another layout are passed over.
         new_history: makes an empty history.
         replay: applies the values of consecutive records, with their timestamps and headers, to a history.
         reader: reads checkpoints and the source.

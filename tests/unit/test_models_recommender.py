@@ -11,6 +11,8 @@ import torch
 from models.artifacts import default_artifact, load_artifact, save_artifact
 from models.errors import ArtifactError, ModelError
 from models.features.clicks import NewItems
+from models.features.items import number_of
+from models.features.sessions import LENGTH
 from models.recommender.blend import Blend, NeighbourSettings, PastSessions
 from models.recommender.blend_kernels import largest
 from models.recommender.candidates import left_aligned
@@ -57,13 +59,13 @@ def fresh(runner):
 PAST = ((0, 1), (2, 3), (0, 1, 2))
 
 
-def four_items(tmp_path, weights=(1.0, 1.0, 1.0), **changed):
+def four_items(tmp_path, weights=(1.0, 1.0, 1.0), length=5, **changed):
     """Save a recommender of four items, untrained; item 2 is the most popular."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = RecommenderModel(4, 8, 2, 5)
+        model = RecommenderModel(4, 8, 2, length)
     past = PastSessions(np.concatenate(PAST), np.array([len(session) for session in PAST]), 4)
-    rates = np.array([0.2, 0.1, 0.05, 0.02, 0.01], np.float32)
+    rates = np.array([0.2, 0.1, 0.05, 0.02, 0.01] + [0.0] * (length - 5), np.float32)
     blend = Blend(
         model.embedding.detach().numpy(), 16.0, past, NeighbourSettings(), rates, np.array([weights] * 3, np.float32)
     )
@@ -75,7 +77,7 @@ def four_items(tmp_path, weights=(1.0, 1.0, 1.0), **changed):
     manifest = {
         "kind": "recommender",
         "name": "tiny",
-        "architecture": {"items": 4, "width": 8, "heads": 2, "length": 5},
+        "architecture": {"items": 4, "width": 8, "heads": 2, "length": length},
         "neighbours": {},
     }
     return save_artifact(tmp_path, {**tensors, **changed}, manifest)
@@ -194,9 +196,18 @@ def test_no_sessions_give_no_slates(runner):
     assert runner.recommend(np.empty((0, 20), np.int32), 20).ids == []
 
 
+def test_a_model_of_longer_sessions_than_are_kept_is_refused(tmp_path):
+    """State keeps the same of a session for every model; one that was trained on more would be asked about less."""
+    RecommenderRunner(four_items(tmp_path, length=LENGTH))
+    with pytest.raises(ArtifactError, match=r"architecture.length: expected at most 20, .* got 21; .* train it again"):
+        RecommenderRunner(four_items(tmp_path, length=LENGTH + 1))
+
+
 def test_item_index_marks_the_unknown(tiny):
     """Known ids get their place, others -1."""
     assert tiny.item_index(["ö", "nothing", "a"]).tolist() == [3, -1, 0]
+    numbers = np.array([[number_of("ö"), number_of("nothing")], [number_of("a"), -1]])
+    assert tiny.places(numbers).tolist() == [[3, -1], [0, -1]]
 
 
 @pytest.mark.parametrize("length", [1, 3, 20, 30])

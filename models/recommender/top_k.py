@@ -24,8 +24,8 @@ def top_k(logits: NDArray[np.float32], count: int) -> NDArray[np.int32]:
     best = np.empty((len(logits), count), np.int32)
     items = logits.shape[1]
     # Fewer blocks than items wanted give no floor. Of 128 items wanted, on one core of an EPYC with AVX2: 2,001 items x 256
-    # rows take 2.7 ms by the cut and 10.9 by blocks, 8,000 x 128 take 4.4 and 19.5; 12,000 x 80 take 3.9 and 2.5, 40,000 x 26
-    # take 3.9 and 1.3 (np.argpartition 4.1, torch.topk 4.7).
+    # rows take 2.5 ms by the cut and 9.8 by blocks, 8,000 x 128 take 4.0 and 18.7; 12,000 x 80 take 3.7 and 2.4, 40,000 x 26
+    # take 3.8 and 1.2 (np.argpartition 4.3, torch.topk 4.7).
     if items > BLOCK * count:
         largest(logits, count, best)
     else:

@@ -23,11 +23,11 @@ WEIGHTS_FILE: Final = "weights.safetensors"
 WEIGHTS_FOLDER: Final = Path(__file__).parent / "weights"
 
 REQUIRED: Final = ("format", "kind", "name", "architecture", "weights_sha256", "version")
-# Twenty times what ships. Python's objects for JSON are many times its size, and it is read before its hash is known.
+# Twenty times what ships. Parsed JSON takes many times its size in memory, and it is read before its hash is known.
 MANIFEST_BYTES_MAX: Final = 65_536
-# Two million items with vectors of 128 floats: above it, a file is somebody's mistake and would be held in memory twice.
+# Two million items with vectors of 128 floats: a larger file is a mistake, and loading would hold it in memory twice.
 WEIGHTS_BYTES_MAX: Final = 1 << 30
-# What tells the story of a training but changes no score: left out of the version.
+# Sections that describe a training and change no score: left out of the version.
 NARRATIVE: Final = ("metrics", "data", "split", "training")
 
 

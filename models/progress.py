@@ -1,4 +1,4 @@
-"""Progress of a long computation: how it is told."""
+"""Progress of a long computation: how it is reported."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ Progress = Callable[[str, float], None]  # stage, fraction done of the whole tra
 
 
 def silent(stage: str, done: float) -> None:
-    """Report progress to nobody."""
+    """Report nothing."""
 
 
 def part_of(tell: Progress, begin: float, end: float, prefix: str = "") -> Progress:
-    """Return a teller of what makes up [begin, end] of the whole; `prefix` goes before each stage's name."""
+    """Return a Progress for a part that makes up [begin, end] of the whole; `prefix` goes before each stage's name."""
     return lambda stage, done: tell(prefix + stage, begin + (end - begin) * done)

@@ -108,7 +108,7 @@ class Payments:
         """
         weeks = [Week(first + number * WEEK_DAYS * DAY_MS) for number in range(count)]
         begin, end = int(self.event_time[0]), int(self.event_time[-1])
-        # The first and the last day count as covered: nobody pays at midnight sharp.
+        # The first and the last day count as covered: payments rarely fall on midnight itself.
         if weeks[0].training_begin < begin - begin % DAY_MS or weeks[-1].end > end - end % DAY_MS + DAY_MS:
             raise EvaluationError(
                 f"test weeks {weeks[0].name} to {date(weeks[-1].end - 1)}: expected payments from "

@@ -2,10 +2,10 @@
 
 - Every prefix of a test session is an example; its target is the session's next click.
 - P@20: share of the examples whose target is among the first 20. MRR@20: mean of 1 / rank of the target, 0 beyond 20.
-- Items of a prefix that the model does not know are passed over. A target that it does not know is a miss, and counted.
+- Skip items of a prefix that the model does not know. Count a target that it does not know as a miss.
 - Where test sessions are the newest tenth of a file, items absent from the other nine are dropped first, as in the source.
-- Coverage: share of the vocabulary that is shown to anybody. Popularity: mean percentile, by clicks in training, of what
-  is shown (0.5 would be a fair draw of items); that of the targets is what there was to find.
+- Coverage: share of the vocabulary that some example is shown. Popularity: mean percentile, by clicks in training, of the
+  items shown; a uniform draw of items has 0.5. Compare it with the mean percentile of the targets.
 
 Source: Hidasi et al., Session-based Recommendations with Recurrent Neural Networks (2016); Ludewig and Jannach, Evaluation of
 Session-based Recommendation Algorithms (2018).
@@ -14,7 +14,7 @@ Session-based Recommendation Algorithms (2018).
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,70 +23,17 @@ from numpy.typing import NDArray
 
 from models.errors import EvaluationError
 from models.progress import Progress
-from models.recommender.candidates import Int32
+from models.recommender.examples import TOP_K, Examples, Int32, Int64, Sessions, hits, prefixes
 from models.recommender.network import Vocabulary
 from models.recommender.runner import Part, RecommenderRunner
 
-TOP_K: Final = 20
 TEST_SHARE: Final = 0.1
 ITEM_MAX: Final = 2**31 - 1
 EXAMPLES_PER_STEP: Final = 4_096
 
-Int64 = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Sessions:
-    """Sessions in time order.
-
-    Attributes:
-        items: int32[C], their clicks, one session after the other.
-        offsets: int64[S + 1]; session s is items[offsets[s]:offsets[s + 1]], never empty.
-    """
-
-    items: Int32
-    offsets: Int64
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def part(self, start: int, stop: int) -> Sessions:
-        """Return sessions [start, stop)."""
-        begin, end = int(self.offsets[start]), int(self.offsets[stop])
-        return Sessions(self.items[begin:end], self.offsets[start : stop + 1] - begin)
-
-    def without(self, dropped: NDArray[np.bool_]) -> Sessions:
-        """Return the sessions without the clicks marked in `dropped`, bool[C]; those left empty vanish."""
-        kept_before = np.concatenate([[0], np.cumsum(~dropped)])
-        return Sessions(self.items[~dropped], np.unique(kept_before[self.offsets]))
-
-
-@dataclass(frozen=True, slots=True)
-class Examples:
-    """Prefixes of sessions and what was clicked next.
-
-    Attributes:
-        items: int32[C], clicks of the prefixes.
-        begin: int64[E]; prefix e is items[begin[e]:end[e]], never empty.
-        end: int64[E].
-        targets: int32[E].
-    """
-
-    items: Int32
-    begin: Int64
-    end: Int64
-    targets: Int32
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def first(self, count: int) -> Examples:
-        """Return the first examples, all where there are fewer."""
-        return Examples(self.items, self.begin[:count], self.end[:count], self.targets[:count])
-
 
 def read_sessions(path: Path) -> Sessions:
-    """Return the sessions of an .npz file with `items` and `offsets`; empty sessions are passed over.
+    """Return the sessions of an .npz file with `items` and `offsets`, without the empty ones.
 
     Raises:
         EvaluationError: no such file, an array is missing or of another type, or offsets do not fit.
@@ -139,15 +86,6 @@ def split(sessions: Sessions) -> tuple[Sessions, Examples]:
     return training, examples
 
 
-def prefixes(sessions: Sessions) -> Examples:
-    """Return an example for each click that has one before it in its session."""
-    last = np.zeros(len(sessions.items), np.bool_)
-    last[sessions.offsets[1:] - 1] = True
-    end = np.flatnonzero(~last) + 1
-    begin = sessions.offsets[np.searchsorted(sessions.offsets, end, side="right") - 1]
-    return Examples(sessions.items, begin, end, sessions.items[end])
-
-
 @dataclass(frozen=True, slots=True)
 class Task:
     """Examples as a model sees them.
@@ -166,10 +104,7 @@ class Task:
     def of(cls, examples: Examples, runner: RecommenderRunner, vocabulary: Vocabulary) -> Task:
         """Return the examples in the indices of a runner."""
         index, targets = (_index(runner, items) for items in (examples.items, examples.targets))
-        sequences = np.full((len(examples), runner.length), -1, np.int32)
-        for row, (begin, end) in enumerate(zip(examples.begin.tolist(), examples.end.tolist(), strict=True)):
-            newest = index[max(begin, end - runner.length) : end]
-            sequences[row, -len(newest) :] = newest
+        sequences = replace(examples, items=index).newest(runner.length)
         clicks = np.sort(vocabulary.clicks)
         below, up_to = (np.searchsorted(clicks, vocabulary.clicks, side) for side in ("left", "right"))
         return cls(sequences, targets, (below + up_to) / 2 / len(clicks))
@@ -185,12 +120,9 @@ class Task:
 
     def judge(self, shown: Int32) -> dict[str, float]:
         """Return p_at_20, mrr_at_20, coverage_at_20 and popularity_at_20 of slates, int32[E, K], best first, -1 for none."""
-        hit = (shown == self.targets[:, None]) & (self.targets >= 0)[:, None]
-        found = hit.any(axis=1)
         there = shown[shown >= 0]
         return {
-            "p_at_20": float(found.mean()),
-            "mrr_at_20": float(np.where(found, 1.0 / (hit.argmax(axis=1) + 1.0), 0.0).mean()),
+            **hits(shown, self.targets)._asdict(),
             "coverage_at_20": len(np.unique(there)) / len(self.popularity),
             "popularity_at_20": float(self.popularity[there].mean()) if len(there) else 0.0,
         }

@@ -33,14 +33,14 @@ DAY_MS = 86_400_000
 HORIZON_MS = 30 * DAY_MS
 # What a card usually pays is known better from two months than from one: 0.002 to 0.003 of average precision.
 TYPICAL_MS = 60 * DAY_MS
-# A thief who has not been noticed for two weeks is one whom the labels have told of.
+# After two weeks the labels show a theft: they come 7 days late.
 RECENT_MS = 14 * DAY_MS
 # Amounts of one card vary by half their mean; five times that is a common theft.
 OUTLIER_RATIO = 2.5
 # A week beyond the longest window: a payment up to a week behind its card's newest still sees all of it.
 KEPT_MS = TYPICAL_MS + 7 * DAY_MS
 EVICT_AFTER_MS = HORIZON_MS + TYPICAL_MS
-# 34 payments a day for 30 days; beyond that the windows of a card tell no more, and a hot key stays cheap.
+# 34 payments a day for 30 days; beyond that the windows of a card add nothing, and a hot key stays cheap.
 EVENTS_PER_CARD_MAX = 1024
 
 SUM_WINDOWS_MS = (10 * MINUTE_MS, HOUR_MS, 6 * HOUR_MS)

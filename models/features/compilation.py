@@ -9,16 +9,20 @@ from typing import Any, cast
 from numba import njit
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], *, fastmath: bool = False) -> Callable[..., Any]:
     """Compile `function` on first use, cached on disk.
 
     numba caches beside the source, or in the user's cache folder where an installation is read-only. Where neither can
     be written it refuses to cache: each process then compiles for itself, unless NUMBA_CACHE_DIR names a folder.
+
+    Args:
+        function: What numba compiles.
+        fastmath: Let sums be reordered, so that they use whole vectors.
     """
     try:
-        return cast(Callable[..., Any], njit(cache=True, nogil=True, error_model="numpy")(function))
+        return cast(Callable[..., Any], njit(cache=True, nogil=True, error_model="numpy", fastmath=fastmath)(function))
     except RuntimeError:
-        return cast(Callable[..., Any], njit(nogil=True, error_model="numpy")(function))
+        return cast(Callable[..., Any], njit(nogil=True, error_model="numpy", fastmath=fastmath)(function))
 
 
 def is_cached(kernel: Any) -> bool:

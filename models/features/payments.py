@@ -29,7 +29,7 @@ _SINE, _COSINE = np.sin(_MINUTES), np.cos(_MINUTES)
 
 @compiled
 def write_columns(event_time, amount, sine, cosine, out, column):  # type: ignore[no-untyped-def]
-    """Write what a payment tells by itself; `sine` and `cosine` hold the daily circle by minute."""
+    """Write the features of the payment's own fields; `sine` and `cosine` hold the daily circle by minute."""
     for k in range(event_time.size):
         day = event_time[k] // 86_400_000
         minute = (event_time[k] - day * 86_400_000) // 60_000

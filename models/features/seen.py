@@ -1,4 +1,4 @@
-"""Identities of the records of each key, so that a record that comes twice is told from two records.
+"""Identities of the records of each key, so that a repeated record is not taken for a second one.
 
 Rules, in the time that the caller gives (the Kafka timestamp of a record, so that a replay of old events counts as new):
 
@@ -44,7 +44,7 @@ class SeenRecords(KeyedHistory):
     def duplicates(
         self, keys: Sequence[str], identities: Sequence[str], time: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.bool_]:
-        """Record identities in the order given and tell which came before.
+        """Record identities in the order given and return which of them are repeats.
 
         Args:
             keys: length B.

@@ -4,8 +4,8 @@ Rules, all in event time of the labelled payments:
 
 - A payment at t sees labels up to cutoff(t) = floor(t, granularity) - delay, in exact windows (cutoff - W, cutoff].
 - Labels are counted per terminal and bucket of one granularity, so that a busy terminal costs no more than a quiet one.
-- Labels more than `kept_ms`, delay and granularity behind the newest label of all are forgotten, whatever terminal they
-  belong to. A payment sees all of its windows unless it is more than `kept_ms` less 30 days behind that newest label.
+- Labels more than `kept_ms`, delay and granularity behind the newest label of all terminals are
+  forgotten. A payment sees all of its windows unless it is more than `kept_ms` less 30 days behind that newest label.
 - So the features are a function of the *set* of labels: the order in which they come never matters.
 """
 

@@ -96,7 +96,7 @@ class FraudRunner:
 
         Returns:
             float32[B] in [0, 1], input order kept, in an array of the caller's own. A row's score is the same to the
-            last bit whatever the other rows are.
+            last bit beside any other rows.
 
         Raises:
             FeatureMismatch: F differs from the artifact's.

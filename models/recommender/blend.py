@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from models.artifacts import Artifact
 from models.errors import ArtifactError
-from models.recommender.blend_kernels import LONGER_THAN, blend_rows
+from models.recommender.blend_kernels import LONGER_THAN, Mixture, Network, Past, Ranked, Voting, blend_rows
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
@@ -101,14 +101,17 @@ class PastSessions:
 
     def __init__(self, clicks: NDArray[Any], lengths: NDArray[Any], items: int) -> None:
         self.items = items
-        self.clicks = np.ascontiguousarray(clicks, np.int32)
         self.lengths = np.ascontiguousarray(lengths, np.int32)
-        self.ends = np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
-        self.session = np.repeat(np.arange(len(lengths), dtype=np.int32), self.lengths)
-        counts = np.bincount(self.clicks, minlength=items)
-        self.starts = np.concatenate([[0], np.cumsum(counts)])
-        # Matches of an item: the newest session first, in a session the oldest click first.
-        self.matches = np.lexsort((-self.session, self.clicks)).astype(np.int32)
+        session = np.repeat(np.arange(len(lengths), dtype=np.int32), self.lengths)
+        clicks = np.ascontiguousarray(clicks, np.int32)
+        self.arrays = Past(
+            clicks=clicks,
+            ends=np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)]),
+            session=session,
+            # Of an item the newest session comes first, and in a session the oldest click.
+            matches=np.lexsort((-session, clicks)).astype(np.int32),
+            starts=np.concatenate([[0], np.cumsum(np.bincount(clicks, minlength=items))]),
+        )
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> PastSessions:
@@ -129,13 +132,14 @@ class PastSessions:
 
     def latest(self, clicks_max: int) -> PastSessions:
         """Return the newest sessions that have no more clicks together."""
-        first = int(np.searchsorted(self.ends, self.ends[-1] - clicks_max))
-        return PastSessions(self.clicks[self.ends[first] :], self.lengths[first:], self.items)
+        clicks, ends = self.arrays.clicks, self.arrays.ends
+        first = int(np.searchsorted(ends, ends[-1] - clicks_max))
+        return PastSessions(clicks[ends[first] :], self.lengths[first:], self.items)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Return what goes into the artifact, in the smallest integers that hold it."""
         dtype = np.uint16 if self.items <= 1 << 16 else np.int32
-        return dict(zip(self.TENSORS, (self.clicks.astype(dtype), self.lengths.astype(np.uint16)), strict=True))
+        return dict(zip(self.TENSORS, (self.arrays.clicks.astype(dtype), self.lengths.astype(np.uint16)), strict=True))
 
 
 class Blend:
@@ -163,6 +167,7 @@ class Blend:
         weights: Float32,
     ) -> None:
         self.embedding, self.scale, self.past = embedding, np.float32(scale), past
+        self._network = tuple(Network(self.embedding, self.scale))
         self.repeats, self.weights = repeats, weights
         self.settings = settings
 
@@ -206,15 +211,24 @@ class Blend:
         sessions = max(1, len(past.lengths))
         votes = np.exp(-settings.age * np.arange(sessions, 0, -1) / sessions)[: len(past.lengths)]
         votes = votes * np.maximum(past.lengths, 1.0) ** settings.session_length
-        counts = np.diff(past.starts)
-        self._session_votes = votes.astype(np.float32)
+        counts = np.diff(past.arrays.starts)
         rarity = np.log(np.maximum(sessions / (1.0 + counts), 1.0 + 1e-6)) ** settings.rarity
-        self._item_rarity = rarity.astype(np.float32)
-        self._item_votes = (np.clip(counts, 1, settings.matches) ** -settings.evidence).astype(np.float32)
-        self._item_share = (np.maximum(counts, 1.0) ** -settings.popularity).astype(np.float32)
         distance = np.arange(settings.window)
         before = settings.behind * settings.behind_decay ** distance[::-1]
-        self._around = np.concatenate([before, [0.0], settings.ahead**distance]).astype(np.float32)
+        voting = Voting(
+            sessions=votes.astype(np.float32),
+            rarity=rarity.astype(np.float32),
+            evidence=(np.clip(counts, 1, settings.matches) ** -settings.evidence).astype(np.float32),
+            share=(np.maximum(counts, 1.0) ** -settings.popularity).astype(np.float32),
+            around=np.concatenate([before, [0.0], settings.ahead**distance]).astype(np.float32),
+            matches=settings.matches,
+            compared=settings.compared,
+            voting=settings.voting,
+            compared_decay=np.float32(settings.compared_decay),
+            voting_decay=np.float32(settings.voting_decay),
+            similarity=np.float32(settings.similarity),
+        )
+        self._tables = tuple(past.arrays), tuple(voting)
 
     def rank(
         self,
@@ -243,16 +257,11 @@ class Blend:
             the items that may be named; float32[B, 2] the probability that SEQUENCE and NEIGHBOURS gave to the items
             named.
         """
-        rows, past, settings = len(sequences), self.past, self._settings
+        rows = len(sequences)
         items = np.full((rows, k), -1, np.int32)
         scores = np.zeros((rows, k), np.float32)
         shares = np.zeros((rows, 2), np.float32)
-        blend_rows(
-            sequences, counts, vectors, candidates, self.embedding, self.scale,
-            past.clicks, past.ends, past.session, past.matches, past.starts,
-            self._session_votes, self._item_rarity, self._item_votes, self._item_share, self._around,
-            settings.matches, settings.compared, settings.voting,
-            np.float32(settings.compared_decay), np.float32(settings.voting_decay), np.float32(settings.similarity),
-            self.repeats, self.weights if weights is None else weights, keep_seen, items, scores, shares,
-        )  # fmt: skip
+        mixture = Mixture(self.repeats, self.weights if weights is None else weights, keep_seen)
+        ranked = Ranked(items, scores, shares)
+        blend_rows(sequences, counts, vectors, candidates, self._network, *self._tables, tuple(mixture), tuple(ranked))
         return items, scores, shares

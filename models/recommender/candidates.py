@@ -13,8 +13,8 @@ from torch import Tensor
 
 from models.devices import Batches
 from models.errors import ModelError
-from models.recommender.blend_kernels import largest
 from models.recommender.network import RecommenderModel
+from models.recommender.top_k import top_k
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
@@ -26,8 +26,8 @@ SESSIONS_PER_CHUNK_MAX: Final = 256
 MULTIPLIES_BFLOAT16: Final = bool(get_host_cpu_features().get("avx512bf16"))
 
 
-class Looking:
-    """A network that says which items are worth ranking: session vectors and the items with the largest logits.
+class CandidateSearch:
+    """Search for the items worth ranking: a network encodes sessions, and the items with the largest logits stay.
 
     On a CPU with products of bfloat16 the logits are taken in it. They only choose the candidates: the blend takes the
     candidates' own logits again, in float32 and in one order, so that a slate does not depend on its batch.
@@ -50,7 +50,7 @@ class Looking:
         # A device takes the bucket that it was given; a CPU's cache does not hold as many scores.
         self._rows_max = self.batches.sizes[-1] if self.batches.padded else max(1, SCORES_PER_CHUNK_MAX // model.items)
 
-    def look(self, sessions: Int32, counts: Int32, wanted: int) -> tuple[Float32, Int32]:
+    def find(self, sessions: Int32, counts: Int32, wanted: int) -> tuple[Float32, Int32]:
         """Return session vectors float32[B, D], and the `wanted` items (all, if there are fewer) int32[B, M]."""
         wanted = min(wanted, self.items)
         order = np.argsort(counts, kind="stable")  # like lengths together: a chunk is as long as its longest
@@ -64,9 +64,8 @@ class Looking:
                 place = order[covered]
                 found = self._model.encode(clicks, lengths)[: len(place)]
                 vectors[place] = found.float().cpu().numpy()
-                if not np.isfinite(
-                    vectors[place]
-                ).all():  # nothing to pick the largest of: loops would leave their arrays
+                # Among NaN there is no largest logit: the loops that pick it would leave their arrays.
+                if not np.isfinite(vectors[place]).all():
                     raise ModelError("recommender: expected finite session vectors, got others; train it again")
                 found = found.to(self._items.dtype)
                 for begin in range(0, len(place), self._rows_max):
@@ -77,9 +76,7 @@ class Looking:
     def _best(self, logits: Tensor, wanted: int) -> Int32:
         if logits.device.type != "cpu":
             return logits.topk(wanted, dim=1).indices.int().cpu().numpy()
-        best = np.empty((len(logits), wanted), np.int32)
-        largest(logits.float().numpy(), wanted, best)
-        return best
+        return top_k(logits.float().numpy(), wanted)
 
 
 def left_aligned(sequences: Int32, length: int) -> tuple[Int32, Int32]:
@@ -93,7 +90,7 @@ def left_aligned(sequences: Int32, length: int) -> tuple[Int32, Int32]:
         int32[B, length]; int32[B].
     """
     known = sequences >= 0
-    after = known[:, ::-1].cumsum(axis=1)[:, ::-1]  # known clicks from here on
+    after = known[:, ::-1].cumsum(axis=1)[:, ::-1]  # known clicks from this place to the last
     known &= after <= length
     counts = known.sum(axis=1, dtype=np.int32)
     out = np.zeros((len(sequences), length), np.int32)

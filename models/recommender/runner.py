@@ -20,7 +20,7 @@ from models.features.clicks import NewItems
 from models.features.items import ItemTable
 from models.features.sessions import LENGTH
 from models.recommender.blend import Blend
-from models.recommender.candidates import Looking, left_aligned
+from models.recommender.candidates import CandidateSearch, left_aligned
 from models.recommender.network import RecommenderModel, Vocabulary
 
 Float32 = NDArray[np.float32]
@@ -88,7 +88,7 @@ class RecommenderRunner:
         freeze(model)
         log_scale = float(model.encoder.log_scale)
         self._blend = Blend.from_artifact(artifact, model.embedding.numpy().copy(), log_scale)
-        self._looking = Looking(model, self.device, resolve_dtype(dtype, self.device), batch_buckets)
+        self._search = CandidateSearch(model, self.device, resolve_dtype(dtype, self.device), batch_buckets)
         vocabulary = Vocabulary.from_artifact(artifact)
         self._index, self._table = vocabulary.index, ItemTable(vocabulary.ids)
         self._ids = np.array([*vocabulary.ids, None], dtype=object)  # index -1 is the last place
@@ -107,7 +107,7 @@ class RecommenderRunner:
 
     def warm_up(self) -> None:
         """Run every batch size once, so that the first record does not wait for kernels and memory."""
-        for size in self._looking.batches.warm_up_sizes():
+        for size in self._search.batches.warm_up_sizes():
             self.recommend(np.zeros((size, self.length), np.int32), min(20, self.items))
         self.places(np.zeros((1, self.length), np.int64))
 
@@ -139,7 +139,7 @@ class RecommenderRunner:
         scores = np.tile(self._popularity[self._popular[:k]], (len(sequences), 1))
         strategies = [POPULAR] * len(sequences)
         if len(rows):
-            vectors, candidates = self._looking.look(sessions[rows], counts[rows], max(CANDIDATES, k + self.length))
+            vectors, candidates = self._search.find(sessions[rows], counts[rows], max(CANDIDATES, k + self.length))
             items[rows], scores[rows], shares = self._blend.rank(
                 sessions[rows], counts[rows], vectors, candidates, k, keep_seen=keep_seen
             )
@@ -148,12 +148,12 @@ class RecommenderRunner:
         return Slates(items, self._names(items), scores, strategies)
 
     def recommend_popular(self, sequences: Int32, k: int, keep_seen: bool = False) -> Slates:
-        """Return the k items with the most clicks in training, whatever the network says; arguments as for `recommend`.
+        """Return the k items with the most clicks in training, without the network; arguments as for `recommend`.
 
         Returns:
             Slates of strategy POPULAR; a score is the item's share of all clicks.
         """
-        best = self._popular[: k + sequences.shape[1]]  # enough of them, whatever the session has seen
+        best = self._popular[: k + sequences.shape[1]]  # enough even if the session has seen as many as it holds
         seen = np.zeros((len(sequences), len(best)), np.bool_)
         if not keep_seen:
             ranks = np.where(sequences >= 0, self._rank[sequences], self.items)
@@ -210,7 +210,7 @@ class RecommenderRunner:
         rows = np.flatnonzero(counts)
         if part == "popularity" or not len(rows):
             return items
-        vectors, candidates = self._looking.look(sessions[rows], counts[rows], max(CANDIDATES, k + self.length))
+        vectors, candidates = self._search.find(sessions[rows], counts[rows], max(CANDIDATES, k + self.length))
         items[rows] = self._blend.of_part(part).rank(
             sessions[rows], counts[rows], vectors, candidates, k, keep_seen=True
         )[0]

@@ -15,7 +15,7 @@ START_MS: Final = 1_704_067_200_000  # 2024-01-01T00:00:00Z, a Monday: weekdays 
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 24 * HOUR_MS
 
-# Tells the generators of payments, clicks and catalogue apart under one seed.
+# Separates the generators of payments, clicks and catalogue under one seed.
 PAYMENT_WORLD, PAYMENT_DAY, CLICK_HOUR, CATALOGUE = range(4)
 
 

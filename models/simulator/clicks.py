@@ -207,7 +207,7 @@ class ClickSimulator:
             alive = int(np.searchsorted(-length, -step, side="left"))
             choice, rank = rng.random(alive), rng.random(alive)
             last = items[:alive, step - 1]
-            # A quarter goes on from the item before the last one: more than the last click tells the next.
+            # A quarter continues from the item before the last one: the next click depends on more than the last.
             source = np.where(rng.random(alive) < 0.25, items[:alive, max(step - 2, 0)], last)
             step_to = shop.successors[source, (SUCCESSORS_PER_ITEM * rank**1.6).astype(np.int64)]
             roaming = choice >= follow[:alive]

@@ -1,7 +1,7 @@
 """A seeded world of cards, terminals, shoppers and a catalogue, in event-time order and without an end.
 
 Everything is drawn a block of event time at once (a day of payments, an hour of clicks), each block from a generator of
-its own, so that a seed fixes the stream whatever the sizes in which it is asked for: `next(a)` then `next(b)` is
+its own, so that a seed fixes the stream for requests of any size: `next(a)` then `next(b)` is
 `next(a + b)`. The fraud patterns follow the simulator of the Fraud Detection Handbook (Le Borgne et al., 2022) and add
 bursts.
 """
@@ -213,7 +213,7 @@ class PaymentSimulator:
         return (self._online * rng.random(size) ** 2).astype(np.int64)
 
     def _card_tests(self, rng: np.random.Generator) -> tuple[Int64, Float64, Int64, Float64]:
-        """Small payments in quick succession, by which a thief finds out whether a card number works."""
+        """Return small payments in quick succession: a thief tests whether a card number works."""
         struck = np.flatnonzero(rng.random(self._cards) < CARD_TESTS_PER_DAY)
         payments = rng.integers(6, 20, len(struck))
         start = np.repeat(rng.uniform(0.0, 86_400.0 - 1_500.0, len(struck)), payments)
@@ -223,7 +223,7 @@ class PaymentSimulator:
         return card, second, self._online_terminals(rng, len(card)), rng.uniform(0.5, 3.0, len(card))
 
     def _night_bursts(self, rng: np.random.Generator) -> tuple[Int64, Float64, Int64, Float64]:
-        """A stolen card emptied between one and six at night, all over the place."""
+        """Return payments that empty a stolen card between one and six at night, at any terminal."""
         struck = np.flatnonzero(rng.random(self._cards) < NIGHT_BURSTS_PER_DAY)
         payments = rng.integers(3, 9, len(struck))
         start = np.repeat(rng.uniform(3_600.0, 16_200.0, len(struck)), payments)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
 
 from models.artifacts import Artifact, save_artifact
 from models.errors import TrainingDataError
@@ -43,13 +45,32 @@ WEIGHT_DECAY: Final = 3e-2
 VALIDATION_SHARE: Final = 0.13
 TEST_SHARE: Final = 0.15
 
-# A declined payment angers a customer when it was genuine: nine in ten declines must be right.
+# A wrong decline costs a customer: nine in ten declined payments must be fraud.
 DECLINE_PRECISION: Final = 0.9
-# What people can look at: one payment in a hundred, the declined ones among them.
+# Reviewers can look at one payment in a hundred, the declined ones included.
 REVIEW_SHARE: Final = 0.01
 
-# The default population pays about 1.5 times a card and day: the span stays near 110 days whatever the size.
+# The default population pays about 1.5 times a card and day: the span stays near 110 days at any size.
 PAYMENTS_PER_CARD: Final = 165
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """A model with what its artifact says of it.
+
+    Attributes:
+        model: Calibrated.
+        usual: float32[F] features of a usual payment.
+        thresholds: review and decline.
+        judged: Name of the part that metrics are of.
+        scores: float32[N] of that part.
+    """
+
+    model: FraudModel
+    usual: NDArray[np.float32]
+    thresholds: dict[str, float]
+    judged: str
+    scores: NDArray[np.float32]
 
 
 def train(
@@ -70,7 +91,7 @@ def train(
         output: Folder of the artifact; created if absent.
         payments: Payments to simulate where no columns are given.
         seed: Fixes the simulation, the initial weights and the order of batches.
-        progress: Told (stage, fraction done).
+        progress: Called with (stage, fraction done).
         columns: Labelled payments of your own: card_id and terminal_id (str[N]), event_time (int64[N], ms), amount
             (float64[N]), is_fraud (bool[N]), in any order; `pattern` (str[N]) adds a recall for each pattern.
 
@@ -115,7 +136,7 @@ def train_until(
         known_until_ms: Payments from this event_time on are left out; what is scored with the artifact should be a
             label delay later.
         seed: Fixes the initial weights and the order of batches.
-        progress: Told (stage, fraction done).
+        progress: Called with (stage, fraction done).
 
     Returns:
         The artifact; its metrics are those of the validation part.
@@ -155,7 +176,9 @@ def _fit_and_publish(
         model.calibration.copy_(early.calibration)
         judged = list(parts)[-1]  # the later model has seen the validation part
         scores = _scores(model if judged == "test" else early, features[parts[judged]])
-        return _publish(output, model, judged, scores, thresholds, features, table, parts, origin)
+        usual = _usual(features[parts["train"]], is_fraud[parts["train"]])
+        fitted = _Fitted(model, usual, thresholds, judged, scores)
+        return _publish(output, fitted, table, parts, origin)
 
 
 def ordered(columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -249,21 +272,15 @@ def _fit(features: NDArray[np.float32], is_fraud: NDArray[np.bool_], tell: Progr
 
 
 def _calibrate(model: FraudModel, features: NDArray[np.float32], is_fraud: NDArray[np.bool_]) -> None:
-    """Set slope and offset of the log-odds so that the validation part is most likely."""
-    labels = torch.from_numpy(is_fraud.astype(np.float64))
+    """Set slope and offset of the log-odds so that the validation part is most likely.
+
+    Source:
+        Platt scaling, Platt (1999): a logistic regression on one column, without a penalty.
+    """
     with torch.no_grad():
-        odds = model.raw_log_odds(model.encode(torch.from_numpy(features))).double()
-    line = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([line], max_iter=100, line_search_fn="strong_wolfe")
-
-    def loss() -> torch.Tensor:
-        optimiser.zero_grad()
-        value = torch.nn.functional.binary_cross_entropy_with_logits(odds * line[0] + line[1], labels)
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-
-    optimiser.step(loss)  # type: ignore[no-untyped-call]
-    model.calibration.copy_(line.detach())
+        odds = model.raw_log_odds(model.encode(torch.from_numpy(features))).double().numpy()
+    line = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1_000).fit(odds[:, None], is_fraud)
+    model.calibration.copy_(torch.tensor([line.coef_[0, 0], line.intercept_[0]]))
 
 
 def _scores(model: FraudModel, features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -277,22 +294,23 @@ def _thresholds(scores: NDArray[np.float32], is_fraud: NDArray[np.bool_]) -> dic
     return {"review": min(decline, threshold_of_share(scores, REVIEW_SHARE)), "decline": decline}
 
 
+def _usual(features: NDArray[np.float32], is_fraud: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return float32[F], the median of the genuine payments: the baseline of reasons."""
+    usual: NDArray[np.float32] = np.median(features[~is_fraud], axis=0).astype(np.float32)
+    return usual
+
+
 def _publish(
     output: Path,
-    model: FraudModel,
-    judged: str,
-    scores: NDArray[np.float32],
-    thresholds: dict[str, float],
-    features: NDArray[np.float32],
+    fitted: _Fitted,
     table: Mapping[str, Any],
-    parts: dict[str, slice],
-    origin: dict[str, Any],
+    parts: Mapping[str, slice],
+    origin: Mapping[str, Any],
 ) -> Artifact:
-    """Write the model, with the metrics of `scores` of the part named by `judged`."""
+    """Write the model, with the metrics of its scores of the judged part."""
     is_fraud, event_time = table["is_fraud"], table["event_time"]
-    metrics = measure(scores, is_fraud[parts[judged]], thresholds)
-    train_part = parts["train"]
-    usual = np.median(features[train_part][~is_fraud[train_part]], axis=0).astype(np.float32)
+    model, thresholds, scores, judged = fitted.model, fitted.thresholds, fitted.scores, parts[fitted.judged]
+    metrics = measure(scores, is_fraud[judged], thresholds)
     tensors = {name: value.numpy() for name, value in model.state_dict().items()}
     manifest = {
         "kind": "fraud",
@@ -327,11 +345,11 @@ def _publish(
     }
     recall = {}
     if "pattern" in table:
-        pattern = np.array(table["pattern"][parts[judged]], dtype=object)
-        for name in sorted(set(pattern[is_fraud[parts[judged]]].tolist())):
+        pattern = np.array(table["pattern"][judged], dtype=object)
+        for name in sorted(set(pattern[is_fraud[judged]].tolist())):
             found = scores[pattern == name] >= thresholds["review"]
             recall[name] = float(found.mean())
-    artifact = save_artifact(output, {**tensors, "baseline": usual}, manifest)
+    artifact = save_artifact(output, {**tensors, "baseline": fitted.usual}, manifest)
     FraudRunner(artifact, device="cpu").warm_up()
     (output / "README.md").write_text(fraud_card(artifact, REVIEW_SHARE, DECLINE_PRECISION, recall), encoding="utf-8")
     return artifact

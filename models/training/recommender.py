@@ -23,7 +23,8 @@ from models.features.sessions import IDLE_MS
 from models.progress import Progress, silent
 from models.recommender.blend import Blend, NeighbourSettings, PastSessions
 from models.recommender.blend_kernels import LONGER_THAN
-from models.recommender.candidates import Looking
+from models.recommender.candidates import CandidateSearch, left_aligned
+from models.recommender.examples import TOP_K, Examples, Sessions, hits, inverse_ranks, prefixes
 from models.recommender.network import RecommenderModel, Vocabulary
 from models.recommender.runner import CANDIDATES, RecommenderRunner
 from models.simulator.clicks import simulate_clicks
@@ -32,7 +33,6 @@ from models.training.reproducible import reproducible, versions
 from models.training.sequence import HEADS, LENGTH, WIDTH, fit
 
 COLUMNS: Final = ("session_id", "item_id", "event_time")
-TOP_K: Final = 20
 VALIDATION_SHARE: Final = 0.1
 # Enough that a tenth of a point is more than chance between settings judged on the same examples.
 EXAMPLES_MAX: Final = 8192
@@ -56,29 +56,7 @@ Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 
 
-class Sessions(NamedTuple):
-    """Sessions of item indices, the oldest session first.
-
-    Attributes:
-        items: int32[C] item indices, session after session.
-        offsets: int64[S + 1]; session s is items[offsets[s]:offsets[s + 1]].
-    """
-
-    items: Int32
-    offsets: Int64
-
-    def part(self, begin: int, end: int) -> Sessions:
-        """Return sessions begin <= s < end."""
-        first, last = int(self.offsets[begin]), int(self.offsets[end])
-        return Sessions(self.items[first:last], self.offsets[begin : end + 1] - first)
-
-    def only(self, known: NDArray[np.bool_]) -> Sessions:
-        """Return the sessions without their clicks on items that are not known, bool[N]."""
-        keep = known[self.items]
-        return Sessions(self.items[keep], np.concatenate([[0], np.cumsum(keep)])[self.offsets])
-
-
-class Examples(NamedTuple):
+class Queries(NamedTuple):
     """What a worker knows after a click, and the click that followed.
 
     Attributes:
@@ -91,19 +69,10 @@ class Examples(NamedTuple):
     counts: Int32
     targets: Int32
 
-    def sample(self, count: int, seed: int) -> Examples:
-        """Return `count` of them, or all if there are no more."""
-        if len(self.targets) <= count:
-            return self
-        rows = np.sort(np.random.default_rng(seed).choice(len(self.targets), count, replace=False))
-        return Examples(self.sequences[rows], self.counts[rows], self.targets[rows])
-
-
-class Hits(NamedTuple):
-    """Quality of a ranking: the share of next items among the first TOP_K, and the mean of their inverse ranks."""
-
-    p_at_20: float
-    mrr_at_20: float
+    @classmethod
+    def of(cls, examples: Examples) -> Queries:
+        """Return the newest LENGTH clicks of each example."""
+        return cls(*left_aligned(examples.newest(LENGTH), LENGTH), examples.targets)
 
 
 def train(
@@ -120,7 +89,7 @@ def train(
         output: Folder of the artifact; created if absent.
         clicks: Clicks to simulate where no columns are given; about six make a session.
         seed: Fixes the simulation, the initial weights and the order of batches.
-        progress: Told (stage, fraction done).
+        progress: Called with (stage, fraction done).
         columns: Clicks of your own: session_id and item_id (str[N]), event_time (int64[N], ms), in any order. A session
             silent for longer than a worker remembers it is two.
 
@@ -151,7 +120,7 @@ def train_sessions(
         items: int32[C], the sessions' clicks one after the other, oldest session first.
         offsets: int64[S + 1]; session s is items[offsets[s]:offsets[s + 1]].
         seed: Fixes the initial weights and the order of batches.
-        progress: Told (stage, fraction done).
+        progress: Called with (stage, fraction done).
 
     Returns:
         The artifact. Epochs and blend are chosen on the last tenth of the sessions, and `metrics` are of that tenth;
@@ -199,21 +168,9 @@ def sessions_of(columns: Mapping[str, Any]) -> tuple[Sessions, list[str]]:
     return Sessions(index[place].astype(np.int32), offsets), names.tolist()
 
 
-def examples_of(sessions: Sessions) -> Examples:
-    """Return an example for each click that another follows."""
-    items, offsets = sessions
-    session = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    target = np.flatnonzero(session[1:] == session[:-1]) + 1
-    counts = np.minimum(target - offsets[session[target]], LENGTH)
-    step = np.arange(LENGTH)
-    inside = step < counts[:, None]
-    sequences = items[np.where(inside, (target - counts)[:, None] + step, 0)] * inside
-    return Examples(sequences.astype(np.int32), counts.astype(np.int32), items[target])
-
-
-def repeat_rates(examples: Examples) -> NDArray[np.float32]:
+def repeat_rates(queries: Queries) -> NDArray[np.float32]:
     """Return float32[LENGTH]: how often the next click is on the item last clicked 0, 1, ... clicks before the last."""
-    sequences, counts, targets = examples
+    sequences, counts, targets = queries
     rates = np.zeros(LENGTH, np.float32)
     rows = np.arange(len(targets))
     later = np.zeros((len(targets), LENGTH), bool)  # clicks that were looked at already
@@ -226,35 +183,29 @@ def repeat_rates(examples: Examples) -> NDArray[np.float32]:
     return rates
 
 
-def hits(items: Int32, targets: Int32) -> Hits:
-    """Return the quality of rankings int32[B, K], best first."""
-    hit = items[:, :TOP_K] == targets[:, None]
-    rank = 1.0 + hit.argmax(axis=1)
-    return Hits(float(hit.any(axis=1).mean()), float(np.where(hit.any(axis=1), 1.0 / rank, 0.0).mean()))
-
-
 def _train(output: Path, sessions: Sessions, ids: list[str], seed: int, source: str, tell: Progress) -> Artifact:
-    total = len(sessions.offsets) - 1
+    total = len(sessions)
     cut = total - max(1, int(VALIDATION_SHARE * total))
     older, newest = sessions.part(0, cut), sessions.part(cut, total)
-    known = np.bincount(older.items, minlength=len(ids)) > 0
-    newest = newest.only(known)
-    validation = examples_of(newest).sample(EXAMPLES_MAX, seed)
-    if not len(validation.targets) or not len(examples_of(older).targets):
+    unknown = np.bincount(older.items, minlength=len(ids)) == 0
+    examples = prefixes(newest.without(unknown[newest.items])).sample(EXAMPLES_MAX, seed)
+    if not len(examples) or not len(prefixes(older)):
         raise TrainingDataError(
             f"sessions: expected some of two or more items in the first nine tenths, and in the last tenth some of two "
             f"items that these have, got none of the {total}; give more clicks"
         )
+    validation = Queries.of(examples)
     with reproducible(seed):
         model, epochs = _fit_to_validation(older, len(ids), validation, seed, tell)
         tell("choose the blend", 0.45)
-        vectors, candidates = _look(model, validation)
+        vectors, candidates = _find(model, validation)
         blend = _blend(model, older)
         blend.settings = _choose_settings(blend, validation, vectors, candidates)
         blend.weights = _choose_weights(blend, validation, vectors, candidates)
         metrics = _report(blend, validation, vectors, candidates, np.bincount(older.items, minlength=len(ids)))
         final = fit(
-            *sessions,
+            sessions.items,
+            sessions.offsets,
             len(ids),
             seed,
             lambda done: tell("fit on all sessions", 0.5 + 0.49 * done),
@@ -282,63 +233,61 @@ def _train(output: Path, sessions: Sessions, ids: list[str], seed: int, source: 
 
 
 def _fit_to_validation(
-    older: Sessions, vocabulary: int, validation: Examples, seed: int, tell: Progress
+    older: Sessions, vocabulary: int, validation: Queries, seed: int, tell: Progress
 ) -> tuple[RecommenderModel, int]:
     """Return the network of the epoch that ranks the validation examples best, and the number of that epoch."""
     best: tuple[float, int, dict[str, torch.Tensor]] = (-1.0, 0, {})
 
     def judge(epoch: int, model: RecommenderModel) -> None:
         nonlocal best
-        vectors, candidates = _look(model, validation)
+        vectors, candidates = _find(model, validation)
         blend = _blend(model, older.part(0, 0)).of_part("sequence")
         quality = _objective(_rank(blend, validation, vectors, candidates), validation)
         if quality.mean() > best[0]:
             state = {name: value.clone() for name, value in model.state_dict().items()}
             best = (float(quality.mean()), epoch, state)
 
-    model = fit(*older, vocabulary, seed, lambda done: tell("fit", 0.45 * done), after_epoch=judge)
+    model = fit(older.items, older.offsets, vocabulary, seed, lambda done: tell("fit", 0.45 * done), after_epoch=judge)
     model.load_state_dict(best[2])
     return model, best[1]
 
 
-def _look(model: RecommenderModel, examples: Examples) -> tuple[NDArray[np.float32], Int32]:
-    looking = Looking(model, torch.device("cpu"), torch.float32, (1,))
-    return looking.look(examples.sequences, examples.counts, CANDIDATES)
+def _find(model: RecommenderModel, queries: Queries) -> tuple[NDArray[np.float32], Int32]:
+    search = CandidateSearch(model, torch.device("cpu"), torch.float32, (1,))
+    return search.find(queries.sequences, queries.counts, CANDIDATES)
 
 
 def _blend(model: RecommenderModel, sessions: Sessions) -> Blend:
     """Return a blend of equal weights around a network and the newest of its training sessions."""
-    items, offsets = sessions
-    past = PastSessions(items, np.diff(offsets), model.items).latest(PAST_CLICKS_MAX)
-    newest = sessions.part(int((1 - VALIDATION_SHARE) * (len(offsets) - 1)), len(offsets) - 1)
-    examples = examples_of(newest)
-    repeats = repeat_rates(examples) if len(examples.targets) else np.zeros(LENGTH, np.float32)
+    past = PastSessions(sessions.items, np.diff(sessions.offsets), model.items).latest(PAST_CLICKS_MAX)
+    newest = prefixes(sessions.part(int((1 - VALIDATION_SHARE) * len(sessions)), len(sessions)))
+    repeats = repeat_rates(Queries.of(newest)) if len(newest) else np.zeros(LENGTH, np.float32)
     weights = np.ones((len(LONGER_THAN) + 1, 3), np.float32)
     embedding = model.embedding.detach().numpy().copy()
     return Blend(embedding, float(model.encoder.log_scale.detach().exp()), past, NeighbourSettings(), repeats, weights)
 
 
-def _rank(blend: Blend, examples: Examples, vectors: NDArray[np.float32], candidates: Int32) -> Int32:
-    return blend.rank(examples.sequences, examples.counts, vectors, candidates, TOP_K, keep_seen=True)[0]
+def _rank(blend: Blend, queries: Queries, vectors: NDArray[np.float32], candidates: Int32) -> Int32:
+    return blend.rank(queries.sequences, queries.counts, vectors, candidates, TOP_K, keep_seen=True)[0]
 
 
-def _objective(items: Int32, examples: Examples) -> NDArray[np.float64]:
+def _objective(items: Int32, queries: Queries) -> NDArray[np.float64]:
     """Return what each example adds to the quality: MRR counts twice, because it is about half of P."""
-    hit = items == examples.targets[:, None]
-    return np.where(hit.any(axis=1), 1.0 + 2.0 / (1.0 + hit.argmax(axis=1)), 0.0)
+    inverse = inverse_ranks(items, queries.targets)
+    return (inverse > 0) + 2.0 * inverse
 
 
 def _choose_settings(
-    blend: Blend, examples: Examples, vectors: NDArray[np.float32], candidates: Int32
+    blend: Blend, queries: Queries, vectors: NDArray[np.float32], candidates: Int32
 ) -> NeighbourSettings:
     """Return the settings with which past sessions alone rank the examples best."""
     alone = blend.of_part("neighbours")
-    best = _objective(_rank(alone, examples, vectors, candidates), examples).mean()
+    best = _objective(_rank(alone, queries, vectors, candidates), queries).mean()
     for name, values in CHOICES.items():
         chosen = alone.settings
         for value in values:
             alone.settings = replace(chosen, **{name: value})  # type: ignore[arg-type]
-            quality = _objective(_rank(alone, examples, vectors, candidates), examples).mean()
+            quality = _objective(_rank(alone, queries, vectors, candidates), queries).mean()
             if quality > best:
                 best, chosen = quality, alone.settings
         alone.settings = chosen
@@ -346,16 +295,16 @@ def _choose_settings(
 
 
 def _choose_weights(
-    blend: Blend, examples: Examples, vectors: NDArray[np.float32], candidates: Int32
+    blend: Blend, queries: Queries, vectors: NDArray[np.float32], candidates: Int32
 ) -> NDArray[np.float32]:
     """Return for sessions of each length the weights of the parts that rank its examples best."""
-    bucket = np.searchsorted(LONGER_THAN, examples.counts)
+    bucket = np.searchsorted(LONGER_THAN, queries.counts)
     best = np.full(len(LONGER_THAN) + 1, -1.0)
     chosen = np.ones((len(best), 3), np.float32)
     for sequence, repeats in product(SEQUENCE_SHARES, REPEAT_SHARES):
         weights = np.array([sequence, 1.0 - sequence, repeats], np.float32)
         blend.weights = np.tile(weights, (len(best), 1))
-        quality = _objective(_rank(blend, examples, vectors, candidates), examples)
+        quality = _objective(_rank(blend, queries, vectors, candidates), queries)
         for each in range(len(best)):
             mean = quality[bucket == each].mean() if (bucket == each).any() else 0.0
             if mean > best[each]:
@@ -364,25 +313,25 @@ def _choose_weights(
 
 
 def _report(
-    blend: Blend, examples: Examples, vectors: NDArray[np.float32], candidates: Int32, clicks: Int64
+    blend: Blend, queries: Queries, vectors: NDArray[np.float32], candidates: Int32, clicks: Int64
 ) -> dict[str, float]:
     """Return the quality of the blend and of each part alone; and of the blend as it is served, without seen items."""
     result = {
         f"{name}": value
-        for name, value in hits(_rank(blend, examples, vectors, candidates), examples.targets)._asdict().items()
+        for name, value in hits(_rank(blend, queries, vectors, candidates), queries.targets)._asdict().items()
     }
-    unseen = ~((examples.sequences == examples.targets[:, None]) & (np.arange(LENGTH) < examples.counts[:, None])).any(
+    unseen = ~((queries.sequences == queries.targets[:, None]) & (np.arange(LENGTH) < queries.counts[:, None])).any(
         axis=1
     )
-    served = blend.rank(examples.sequences, examples.counts, vectors, candidates, TOP_K, keep_seen=False)[0]
-    result["unseen_p_at_20"] = hits(served[unseen], examples.targets[unseen]).p_at_20 if unseen.any() else 0.0
+    served = blend.rank(queries.sequences, queries.counts, vectors, candidates, TOP_K, keep_seen=False)[0]
+    result["unseen_p_at_20"] = hits(served[unseen], queries.targets[unseen]).p_at_20 if unseen.any() else 0.0
     popular = np.argsort(-clicks, kind="stable")[:TOP_K].astype(np.int32)
     rankings = {
-        part: _rank(blend.of_part(part), examples, vectors, candidates)
+        part: _rank(blend.of_part(part), queries, vectors, candidates)
         for part in ("sequence", "neighbours", "item-item")
     }
-    rankings["popularity"] = np.tile(popular, (len(examples.targets), 1))
+    rankings["popularity"] = np.tile(popular, (len(queries.targets), 1))
     for part, items in rankings.items():
-        for name, value in hits(items, examples.targets)._asdict().items():
+        for name, value in hits(items, queries.targets)._asdict().items():
             result[f"{part}_{name}"] = value
     return result

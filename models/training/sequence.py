@@ -24,7 +24,7 @@ EPOCHS: Final = 8
 EXAMPLES_PER_STEP: Final = 512
 NEGATIVES: Final = 2048
 LEARNING_RATE: Final = 4e-3
-# Longer sessions are read again from here on, so that each click has at least as many before it.
+# Windows of a longer session overlap by as many clicks, so that each example has at least these before it.
 CONTEXT: Final = 10
 # Cosines times the scale stay below; exponents are taken from here down and cannot overflow.
 LOGIT_SHIFT: Final = 20.0
@@ -83,7 +83,7 @@ class Windows:
 class LogSumOfOthers(torch.autograd.Function):
     """log of the sum of exp(logit - log inclusion - LOGIT_SHIFT) over sampled items, but for the target itself.
 
-    Products are in bfloat16, and the exponentials are kept for the way back: four passes over memory in place of twelve.
+    Products are in bfloat16, and the exponentials are kept for the backward pass: four passes over memory in place of twelve.
     """
 
     @staticmethod
@@ -158,7 +158,7 @@ def fit(
     seed: int,
     tell: Tell,
     *,
-    stop_after: int = EPOCHS,
+    stop_after: int | None = None,
     after_epoch: AfterEpoch | None = None,
 ) -> RecommenderModel:
     """Return a network trained on sessions.
@@ -167,9 +167,9 @@ def fit(
         items: Integer[C] item indices, session after session.
         offsets: int64[S + 1]; session s is items[offsets[s]:offsets[s + 1]].
         vocabulary: Number of items (N).
-        seed: Fixes weights, order and samples; the caller sees to one thread.
-        tell: Told the fraction done.
-        stop_after: Epochs to run of a schedule that is laid out for EPOCHS.
+        seed: Fixes weights, order and samples; the caller sets torch to one thread.
+        tell: Called with the fraction done.
+        stop_after: Epochs to run of a schedule that is laid out for EPOCHS; None runs all.
         after_epoch: Called with the number of epochs done and the model as it would be used.
 
     Source:
@@ -186,8 +186,9 @@ def fit(
     table = model.embedding.detach().clone()  # rows of any length: only their direction is used
     optimiser = torch.optim.AdamW(encoder.parameters(), weight_decay=0.0, betas=(0.9, 0.99))
     rows = RowAdam(table)
+    epochs = EPOCHS if stop_after is None else stop_after
     steps, step = EPOCHS * max(1, len(windows) // EXAMPLES_PER_STEP), 0
-    for epoch in range(stop_after):
+    for epoch in range(epochs):
         encoder.train()
         for clicks, examples, targets in windows.batches(rng):
             done = min(1.0, step / steps)
@@ -218,7 +219,7 @@ def fit(
             rows.step(used_rows, leaf.grad, rate)
             step += 1
             if step % 20 == 0:
-                tell(min(1.0, step / steps * EPOCHS / stop_after))
+                tell(min(1.0, step / steps * EPOCHS / epochs))
         encoder.eval()
         with torch.no_grad():
             model.embedding.copy_(nn.functional.normalize(table, dim=1))

@@ -1,4 +1,4 @@
-"""Answers of a worker and a Kafka of our own to given events: what a model says when it serves."""
+"""Answers of a worker on an embedded Kafka to given events: the model's answers as it serves."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from streams.replaying.event_files import Slice
 from streams.replaying.pacing import Pace, Replay
 from streams.settings import load_settings
 
-# Quiet time after the last expected answer, in which a repeat would still show up.
+# Time without answers after the last expected one, in which a repeat would arrive.
 SETTLE_S: Final = 2.0
-# Longer than a checkpoint, a rebalance or the first batch takes: what is missing then is not coming.
+# Longer than a checkpoint, a rebalance or the first batch takes: an answer still missing then does not come.
 SILENCE_S_MAX: Final = 60.0
 CHECK_S: Final = 0.5
 
@@ -41,10 +41,10 @@ def answers(
     count: int,
     topic: Topic,
     output: Topic,
+    *,
     settings: Mapping[str, str],
     receive: Callable[[list[bytes]], None],
     tell: Callable[[str, float], None],
-    *,
     label_delay_ms: int | None = None,
 ) -> None:
     """Send events to an embedded Kafka with one worker and hand over the committed records of its output topic.
@@ -59,7 +59,7 @@ def answers(
         output: its topic of answers.
         settings: settings of the worker, by key.
         receive: called with values of the output topic until there were `count` of them and SETTLE_S of quiet.
-        tell: told (stage, fraction done).
+        tell: called with (stage, fraction done).
         label_delay_ms: publish labels that much event time later; None publishes none.
 
     Raises:
@@ -123,6 +123,6 @@ def _first_dead_letter(settings: Any) -> str:
     with TopicReader(settings, [DEAD_LETTERS.name], from_beginning=True) as reader:
         values = [message.value() for batch in reader.until_end() for message in batch]
     if not values:
-        return "no dead letter tells why"
+        return "no dead letter gives a reason"
     first = msgspec.json.decode(values[0] or b"", type=DeadLetter)
     return f"{len(values):,} dead letters, the first of {first.topic}: {first.code}: {first.message}"

@@ -32,7 +32,7 @@ from streams.replaying.column_files import ColumnFile, SourceError, as_list, to_
 from streams.replaying.event_files import EventFile, read_events
 
 FIELDS: Final = ("transaction_id", "card_id", "terminal_id", "amount")
-# Columns that are taken for a field where the file has neither the field's own name nor a mapping.
+# Columns taken for a field where the file has no column of the field's name and the call maps none.
 USUAL_COLUMNS: Final = {"transaction_id": "tx_id", "event_time": "ts", "card_id": "customer", "terminal_id": "terminal"}
 OURS: Final = "streams"
 KAFKA: Final = "streams, through Kafka"
@@ -66,8 +66,8 @@ class FraudEvaluation:
         first: midnight (UTC) of the first test day, ms.
         weeks: test weeks.
         columns: field -> column of the file.
-        label: column that tells fraud.
-        tell: told (stage, fraction done).
+        label: column of the labels, 0 or 1.
+        tell: called with (stage, fraction done).
 
     Raises:
         SourceError: unreadable, columns missing or of a wrong type, values missing, or a transaction_id that repeats.
@@ -293,9 +293,9 @@ class FraudEvaluation:
             count,
             TRANSACTIONS,
             DECISIONS,
-            {"fraud_artifact": str(artifact.folder.absolute()), "device": "cpu"},
-            receive,
-            tell,
+            settings={"fraud_artifact": str(artifact.folder.absolute()), "device": "cpu"},
+            receive=receive,
+            tell=tell,
             label_delay_ms=LABEL_DELAY_MS,
         )
         if wrong := np.flatnonzero(answered != 1).tolist():

@@ -14,9 +14,9 @@ import pyarrow.parquet
 
 from models.artifacts import Artifact, load_artifact
 from models.evaluation.plots import plot_recommender
-from models.evaluation.sessions import TOP_K, Examples, Task, read_examples, read_sessions, split
+from models.evaluation.sessions import Task, read_examples, read_sessions, split
 from models.progress import Progress, part_of
-from models.recommender.candidates import Int32
+from models.recommender.examples import TOP_K, Examples, Int32
 from models.recommender.network import Vocabulary
 from models.recommender.runner import PARTS, RecommenderRunner
 from models.training.recommender import train_sessions
@@ -195,15 +195,15 @@ class RecommenderEvaluation:
             clicks,
             CLICKSTREAM,
             RECOMMENDATIONS,
-            {
+            settings={
                 "recommender_artifact": str(artifact.folder.absolute()),
                 "seen_items": "keep",
                 "new_items": "ignore",  # an example must not answer another
                 "top_k": str(TOP_K),
                 "device": "cpu",
             },
-            receive,
-            tell,
+            receive=receive,
+            tell=tell,
         )
         answered = [slate for slate in slates if slate is not None]
         if len(answered) < len(slates):

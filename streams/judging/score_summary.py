@@ -1,4 +1,4 @@
-"""Scores by class: what a replay of labelled payments came to."""
+"""Scores by class of a replay of labelled payments."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from models.metrics import auc
 from streams.contract.events import Id, Probability
 from streams.replaying.column_files import ColumnFile, as_list, to_flags, to_text
 
@@ -84,25 +85,26 @@ class ScoreSummary:
                 "by_decision": dict(sorted(Counter(decided[kinds == kind]).items())),
             }
         labelled = (kinds < 2) & scored
+        is_fraud = kinds[labelled] == 1
         return {
             "decisions": len(scores),
             "degraded": int((~scored).sum()),
             "repeated": self.repeated,
             "models": dict(Counter(d.model_version for d in self._decisions.values())),
             "labels": len(self._labels),
-            "auc": area_under_roc(scores[labelled], kinds[labelled] == 1),
+            "auc": auc(scores[labelled], is_fraud) if 0 < is_fraud.sum() < len(is_fraud) else None,
             "classes": classes,
         }
 
     @staticmethod
     def table(report: dict[str, Any]) -> str:
         """Return the report as text."""
-        auc = "no AUC: one class only" if report["auc"] is None else f"AUC {report['auc']:.4f}"
+        area = "no AUC: one class only" if report["auc"] is None else f"AUC {report['auc']:.4f}"
         models = [f"{count:,} by model {version:.12}" for version, count in report["models"].items()]
         degraded = f" ({report['degraded']:,} degraded, without a score)" if report["degraded"] else ""
         lines = [
             f"{report['decisions']:,} decisions{degraded}, {report['repeated']:,} repeated, "
-            f"{report['labels']:,} labels, {auc}",
+            f"{report['labels']:,} labels, {area}",
             ", ".join(models),
             "",
             f"{'class':<12}{'decisions':>12}{'approve':>12}{'review':>10}{'decline':>10}{'mean':>9}"
@@ -118,25 +120,6 @@ class ScoreSummary:
                 line += f"{row['mean']:>9.4f}" + "".join(f"{row['quantiles'][str(q)]:>9.4f}" for q in QUANTILES)
             lines.append(line)
         return "\n".join(lines)
-
-
-def area_under_roc(scores: np.ndarray, positive: np.ndarray) -> float | None:
-    """Return the chance that a positive scores above a negative, ties counting half; None without both.
-
-    Args:
-        scores: float64[N].
-        positive: bool[N].
-
-    Source:
-        Mann and Whitney (1947).
-    """
-    positives = int(positive.sum())
-    negatives = len(positive) - positives
-    if not positives or not negatives:
-        return None
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = np.cumsum(counts) - (counts - 1) / 2.0
-    return float((ranks[inverse][positive].sum() - positives * (positives + 1) / 2.0) / (positives * negatives))
 
 
 def read_labels(path: Path, id_column: str, label_column: str) -> tuple[list[str], list[bool]]:

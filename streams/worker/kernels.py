@@ -19,7 +19,8 @@ from models.features import kernels, payments, seen, sessions
 from models.features.compilation import is_cached, one_compiles
 from models.features.items import ItemTable
 from models.recommender.blend import Blend
-from models.recommender.blend_kernels import blend_rows, largest
+from models.recommender.blend_kernels import blend_rows
+from models.recommender.top_k import at_least, largest, top_k
 
 
 def warm_up_features() -> None:
@@ -40,8 +41,9 @@ def warm_up_blend() -> None:
     architecture = artifact.section("architecture")
     items, width = int(architecture["items"]), int(architecture["width"])
     blend = Blend.from_artifact(artifact, np.zeros((items, width), np.float32), 0.0)
-    best = np.zeros((1, min(items, 20)), np.int32)
-    largest(np.zeros((1, items), np.float32), best.shape[1], best)
+    logits = np.zeros((1, items), np.float32)
+    top_k(logits, 1)  # by blocks
+    best = top_k(logits, items)  # by the cut
     session, length = np.zeros((1, len(blend.repeats)), np.int32), np.ones(1, np.int32)
     blend.rank(session, length, np.zeros((1, width), np.float32), best, 1, keep_seen=False)
 
@@ -58,7 +60,7 @@ def warm_up_kernels(*groups: str) -> None:
 
 def compile_beside() -> None:
     """Have another process compile the blend if it is not in the cache, while this one does others."""
-    if not all(map(is_cached, (largest, blend_rows))):
+    if not all(map(is_cached, (largest, at_least, blend_rows))):
         subprocess.Popen([sys.executable, "-m", __name__, "blend"], stdin=subprocess.DEVNULL)
 
 

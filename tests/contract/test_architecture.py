@@ -78,7 +78,8 @@ OWNERS: dict[str, set[str]] = {
     "streams.agents": {"streams.agents", "streams.worker"},
     "models.training": {"models.evaluation", "models.training", "streams.commands", "streams.judging"},
     "models.evaluation": {"models.evaluation", "streams.commands", "streams.judging"},
-    "sklearn": {"models.evaluation"},
+    "sklearn": {"models.evaluation", "models.metrics", "models.training.fraud"},
+    "models.metrics": {"models.evaluation", "models.training", "streams.judging"},
     "xgboost": {"models.evaluation.baselines"},
     "matplotlib": {"models.evaluation.plots"},
 }
@@ -133,6 +134,13 @@ def test_package_is_imported_by_its_owners_only(package: str) -> None:
 def test_importing_the_package_starts_nothing_heavy() -> None:
     """`import streams` costs nothing: commands and other programs ask it for its version."""
     code = "import sys, streams; print([m for m in ('faust', 'torch', 'numpy', 'aiokafka') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "[]\n"
+
+
+def test_a_worker_loads_no_scikit_learn() -> None:
+    """Training and evaluation measure scores; a worker only makes them."""
+    code = "import sys, streams.worker.worker; print([m for m in ('sklearn',) if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "[]\n"
 

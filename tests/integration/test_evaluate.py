@@ -88,5 +88,13 @@ def test_a_payment_without_decision_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     }  # fmt: skip
     received: list[bytes] = []
     with pytest.raises(AnswersIncomplete, match=r"expected 2 answers, got 1 .* 1 dead letters.*out-of-range"):
-        answers([Slice(fields, times)], 2, TRANSACTIONS, DECISIONS, {}, received.extend, lambda stage, done: None)
+        answers(
+            [Slice(fields, times)],
+            2,
+            TRANSACTIONS,
+            DECISIONS,
+            settings={},
+            receive=received.extend,
+            tell=lambda stage, done: None,
+        )
     assert len(received) == 1

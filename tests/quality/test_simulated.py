@@ -8,11 +8,12 @@ import pytest
 from models.artifacts import default_artifact, load_artifact
 from models.evaluation.baselines import baseline_scores, book_features
 from models.evaluation.prequential import Payments, mean
-from models.evaluation.sessions import Sessions, Task, prefixes
+from models.evaluation.sessions import Task
 from models.features.cards import CardHistory
 from models.features.payments import PaymentFeatures, replay
 from models.features.terminals import DAY_MS, TerminalHistory
 from models.fraud.runner import FraudRunner
+from models.recommender.examples import Sessions, prefixes
 from models.recommender.network import Vocabulary
 from models.recommender.runner import RecommenderRunner
 from models.simulator.clicks import simulate_clicks

@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from models.errors import EvaluationError
-from models.evaluation.sessions import Examples, Sessions, Task, prefixes, read_examples, read_sessions, split
+from models.evaluation.sessions import Task, read_examples, read_sessions, split
+from models.recommender.examples import Examples, Sessions, prefixes
 from models.recommender.network import Vocabulary
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
@@ -14,12 +12,13 @@ from models.features.clicks import NewItems
 from models.features.items import number_of
 from models.features.sessions import LENGTH
 from models.recommender.blend import Blend, NeighbourSettings, PastSessions
-from models.recommender.blend_kernels import largest
 from models.recommender.candidates import left_aligned
+from models.recommender.examples import hits, prefixes
 from models.recommender.network import RecommenderModel, Vocabulary
 from models.recommender.runner import NEIGHBOURS, PARTS, POPULAR, SEQUENCE, RecommenderRunner
+from models.recommender.top_k import at_least, largest, top_k
 from models.simulator.clicks import simulate_clicks
-from models.training.recommender import examples_of, hits, sessions_of
+from models.training.recommender import Queries, sessions_of
 from tests.support.processor_time import in_matrix_products
 
 
@@ -44,7 +43,7 @@ def fresh(runner):
     """Sequences and next items of shoppers that no training has seen."""
     sessions, ids = sessions_of(dict(simulate_clicks(20_000, seed=20_240)))
     index = runner.item_index(ids)
-    examples = examples_of(sessions)
+    examples = Queries.of(prefixes(sessions))
     known = np.arange(examples.sequences.shape[1]) < examples.counts[:, None]
     sequences = np.where(known, index[examples.sequences], -1)
     targets = index[examples.targets]
@@ -124,7 +123,7 @@ def test_slate_does_not_depend_on_the_batch_it_is_in(runner, fresh, size):
 def test_padded_buckets_give_the_slates_of_the_plain_batch(runner, fresh):
     """Rows that pad a bucket, and the cut of an oversized batch, leave no trace."""
     padded = RecommenderRunner(load_artifact(default_artifact("recommender")), "cpu", batch_buckets=(8, 32))
-    padded._looking.batches.padded = True
+    padded._search.batches.padded = True
     for size in (1, 8, 9, 33, 70):
         sequences = fresh[0][:size]
         np.testing.assert_allclose(
@@ -224,7 +223,7 @@ def test_sequences_of_any_length_are_read(runner, length):
 
 def test_recommending_changes_no_weight(runner, fresh):
     """A model is frozen at inference."""
-    model = runner._looking._model
+    model = runner._search._model
     before = {name: value.clone() for name, value in model.state_dict().items()}
     runner.recommend(fresh[0][:500], 20)
     assert not model.training
@@ -275,7 +274,7 @@ def test_candidates_cost_no_hits(runner, fresh):
     """Ranking only the network's likeliest items finds as many next clicks as ranking all of them."""
     sequences, targets = fresh[0][:4000], fresh[1][:4000]
     sessions, counts = left_aligned(sequences, 20)
-    vectors, everything = runner._looking.look(sessions, counts, runner.items)
+    vectors, everything = runner._search.find(sessions, counts, runner.items)
     assert everything.shape[1] == runner.items
     exact = runner._blend.rank(sessions, counts, vectors, everything, 20, keep_seen=True)[0]
     whole, few = hits(exact, targets), hits(runner.rank(sequences, 20), targets)
@@ -315,59 +314,18 @@ def test_past_sessions_vote_for_what_followed(tmp_path):
     np.testing.assert_allclose(slates.scores[0, :2].sum(), 1.0, rtol=1e-5)
 
 
-def test_votes_are_those_of_a_plain_count():
-    """The compiled loop gives the scores of a direct reading of the rules, whatever the session."""
-    rng = np.random.default_rng(3)
-    lengths = rng.integers(1, 9, 300)
-    past = PastSessions(rng.integers(0, 40, lengths.sum()), lengths, 40)
-    settings = NeighbourSettings(matches=10_000, window=3)
-    embedding = np.eye(40, 8, dtype=np.float32)
-    weights = np.array([[0, 1, 0]] * 3, np.float32)
-    blend = Blend(embedding, 1.0, past, settings, np.zeros(20, np.float32), weights)
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    sessions = [past.clicks[begin:end].tolist() for begin, end in pairwise(starts)]
-    clicked = np.bincount(past.clicks, minlength=40)
-    for _ in range(20):
-        query = rng.integers(0, 40, int(rng.integers(1, 7))).tolist()
-        latest = {item: lag for lag, item in reversed(list(enumerate(query[::-1])))}
-        votes = np.zeros(40)
-        for number, items in enumerate(sessions):
-            compared = sum(
-                settings.compared_decay**lag * np.log(300 / (1 + clicked[item])) ** settings.rarity
-                for item, lag in latest.items()
-                if item in items
-            )
-            worth = compared * np.exp(-settings.age * (300 - number) / 300) * len(items) ** settings.session_length
-            for item, lag in latest.items():
-                gain = worth * settings.voting_decay**lag * clicked[item] ** -settings.evidence if lag < 5 else 0.0
-                for place in (place for place, other in enumerate(items) if other == item and gain):
-                    for other in range(max(0, place - 3), min(len(items), place + 4)):
-                        ahead = other - place
-                        if ahead > 0:
-                            votes[items[other]] += gain * settings.ahead ** (ahead - 1)
-                        elif ahead < 0:
-                            votes[items[other]] += gain * settings.behind * settings.behind_decay ** (-ahead - 1)
-        votes *= clicked**-settings.popularity
-        row_of_query = np.array([query + [0] * (20 - len(query))], np.int32)
-        items, scores, _ = blend.rank(
-            row_of_query, np.array([len(query)], np.int32), np.zeros((1, 8), np.float32),
-            np.zeros((1, 1), np.int32), 40, keep_seen=True,
-        )  # fmt: skip
-        found = np.zeros(40)
-        found[items[0][items[0] >= 0]] = scores[0][items[0] >= 0]
-        np.testing.assert_allclose(found, votes / votes.sum(), rtol=1e-3, atol=1e-6)
-
-
 @pytest.mark.parametrize("items", [1, 63, 64, 65, 500, 20_000])
 @pytest.mark.parametrize("distinct", [3, 1_000_000])
 def test_largest_are_those_of_a_sort(items, distinct):
     """Block maxima never hide an item, with many equal logits too; of equals the first come."""
     logits = np.random.default_rng(items).integers(0, distinct, (5, items)).astype(np.float32)
     count = min(items, 128)
-    out = np.empty((5, count), np.int32)
-    largest(logits, count, out)
-    expected = np.argsort(-logits, axis=1, kind="stable")[:, :count]
-    assert np.array_equal(np.sort(out, axis=1), np.sort(expected, axis=1))
+    expected = np.sort(np.argsort(-logits, axis=1, kind="stable")[:, :count], axis=1)
+    by_blocks, by_cut = np.empty((5, count), np.int32), np.empty((5, count), np.int32)
+    largest(logits, count, by_blocks)
+    at_least(logits, np.sort(logits, axis=1)[:, -count], by_cut)
+    for found in (by_blocks, by_cut, top_k(logits, count)):
+        assert np.array_equal(np.sort(found, axis=1), expected)
 
 
 def test_past_sessions_that_do_not_fit_are_refused(tmp_path):

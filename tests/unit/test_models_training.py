@@ -13,12 +13,22 @@ from models.features.payments import FRAUD_FEATURES, PaymentFeatures, replay
 from models.features.terminals import TerminalHistory
 from models.fraud.network import FraudModel
 from models.fraud.runner import FraudRunner
+from models.recommender.examples import Sessions, prefixes
 from models.recommender.runner import RecommenderRunner
 from models.simulator.blocks import DAY_MS
 from models.simulator.clicks import simulate_clicks
 from models.simulator.payments import simulate_payments
 from models.training import fraud, recommender, sequence
 from models.training.reproducible import reproducible
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_epochs():
+    """What is asserted here holds after any number of epochs; quality is judged in tests/quality."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fraud, "EPOCHS", 4)
+        patch.setattr(sequence, "EPOCHS", 2)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +45,7 @@ def trained(payments, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clicks():
-    return dict(simulate_clicks(8_000, seed=5, items=200))
+    return dict(simulate_clicks(4_000, seed=5, items=200))
 
 
 def without(columns, name):
@@ -167,7 +177,7 @@ def test_recommender_training_is_repeatable_and_its_artifact_runs(tmp_path, clic
 def test_examples_hold_what_a_worker_knew_and_the_next_click(clicks):
     """Each click that another of its session follows is an example: it and those before it, and the next."""
     sessions, ids = recommender.sessions_of(clicks)
-    examples = recommender.examples_of(sessions)
+    queries = recommender.Queries.of(prefixes(sessions))
     by_session: dict[str, list[str]] = {}
     for session, item in zip(clicks["session_id"], clicks["item_id"], strict=True):
         by_session.setdefault(session, []).append(item)
@@ -178,10 +188,10 @@ def test_examples_hold_what_a_worker_knew_and_the_next_click(clicks):
     }
     found = {
         (tuple(ids[item] for item in sequence[:count]), ids[target])
-        for sequence, count, target in zip(*(part.tolist() for part in examples), strict=True)
+        for sequence, count, target in zip(*(part.tolist() for part in queries), strict=True)
     }
     assert found == expected
-    assert len(examples.targets) == sum(len(items) - 1 for items in by_session.values())
+    assert len(queries.targets) == sum(len(items) - 1 for items in by_session.values())
 
 
 def test_session_silent_for_longer_than_a_worker_remembers_is_two():
@@ -198,8 +208,8 @@ def test_session_silent_for_longer_than_a_worker_remembers_is_two():
 
 def test_repeat_rates_are_by_the_clicks_since_the_item():
     """An item clicked twice counts by its later click only."""
-    examples = recommender.examples_of(recommender.Sessions(np.array([0, 1, 0, 0], np.int32), np.array([0, 4])))
-    rates = recommender.repeat_rates(examples)
+    examples = prefixes(Sessions(np.array([0, 1, 0, 0], np.int32), np.array([0, 4])))
+    rates = recommender.repeat_rates(recommender.Queries.of(examples))
     assert rates[:3].tolist() == [pytest.approx(1 / 3), 0.5, 0.0]
 
 
@@ -253,6 +263,12 @@ def test_clicks_that_teach_nothing_are_refused(tmp_path, clicks):
             recommender.train(tmp_path, columns=columns)
 
 
+def binary_likelihood(odds, labels, slope, offset):
+    """Return the log likelihood of labels by calibrated log-odds."""
+    line = slope * odds.astype(np.float64) + offset
+    return -np.logaddexp(0, np.where(labels, -line, line)).sum()
+
+
 def test_calibration_finds_the_line_that_makes_scores_probabilities():
     """Log-odds that are too flat and too high are put right, in the model's own output."""
     rng = np.random.default_rng(0)
@@ -264,6 +280,12 @@ def test_calibration_finds_the_line_that_makes_scores_probabilities():
         raw = model.raw_log_odds(model.encode(rows)).numpy()
     steepness = 2.0 / raw.std()
     truth = 1 / (1 + np.exp(-(steepness * (raw - raw.mean()) - 1.0)))
-    fraud._calibrate(model, features, rng.random(len(truth)) < truth)
+    labels = rng.random(len(truth)) < truth
+    fraud._calibrate(model, features, labels)
     with torch.no_grad():
         np.testing.assert_allclose(model(rows).numpy(), truth, atol=0.03)
+    slope, offset = model.calibration.tolist()
+    assert slope > 0, "a steeper payment never gets a lower score"
+    likelihood = binary_likelihood(raw, labels, slope, offset)
+    for other in ((slope * 1.001, offset), (slope * 0.999, offset), (slope, offset + 0.002), (slope, offset - 0.002)):
+        assert binary_likelihood(raw, labels, *other) < likelihood

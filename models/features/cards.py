@@ -98,7 +98,7 @@ class CardHistory(KeyedHistory):
         cards: Sequence[str],
         event_time: npt.NDArray[np.int64],
         amount: npt.NDArray[np.float64],
-        again: npt.NDArray[np.bool_] | None = None,
+        is_retry: npt.NDArray[np.bool_] | None = None,
     ) -> npt.NDArray[np.float64]:
         """Record payments in the order given and return what each saw.
 
@@ -106,13 +106,13 @@ class CardHistory(KeyedHistory):
             cards: card ids, length B.
             event_time: int64[B], ms since the epoch.
             amount: float64[B], finite and >= 0.
-            again: bool[B], payments given before: recorded only where the history no longer holds them. None: no one.
+            is_retry: bool[B], payments given before: recorded only where the history no longer holds them. None: no one.
 
         Returns:
             float64[B, len(CARD_FEATURES)].
         """
         out = np.empty((len(cards), len(CARD_FEATURES)))
-        self.update_into(cards, event_time, amount, out, 0, again)
+        self.update_into(cards, event_time, amount, out, 0, is_retry)
         return out
 
     def update_into(
@@ -122,10 +122,10 @@ class CardHistory(KeyedHistory):
         amount: npt.NDArray[np.float64],
         out: npt.NDArray[Any],
         first_column: int,
-        again: npt.NDArray[np.bool_] | None = None,
+        is_retry: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         """Do `update`, writing to the columns of `out`, float32 or float64, from `first_column` on."""
-        known = none_of(cards) if again is None else column(again, np.bool_)
+        known = none_of(cards) if is_retry is None else column(is_retry, np.bool_)
         assert len(cards) == len(event_time) == len(amount) == len(out) == len(known)
         event_time, amount = column(event_time, np.int64), column(amount, np.float64)
         assert ((amount >= 0) & (amount < np.inf)).all()

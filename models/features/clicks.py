@@ -85,7 +85,7 @@ class ClickHistory(HistoryGroup):
         super().__init__(self._sessions, self._followers, *others)
 
     def update(
-        self, sessions: Sequence[str], items: Sequence[str], event_time: Int64, again: Bool | None = None
+        self, sessions: Sequence[str], items: Sequence[str], event_time: Int64, is_retry: Bool | None = None
     ) -> Trails:
         """Record clicks in the order given.
 
@@ -93,12 +93,12 @@ class ClickHistory(HistoryGroup):
             sessions: Session ids, length B.
             items: Item ids, length B.
             event_time: int64[B], ms since the epoch.
-            again: bool[B], clicks given before: as for `SessionHistory.update`, and following no item. None: no one.
+            is_retry: bool[B], clicks given before: as for `SessionHistory.update`, and following no item. None: no one.
 
         Returns:
             What each click saw.
         """
-        again = none_of(items) if again is None else again
+        is_retry = none_of(items) if is_retry is None else is_retry
         watermark, count = self._sessions.watermark, len(items)
         hours = np.maximum.accumulate(np.maximum(event_time, watermark)) // HOUR_MS
         turns = np.flatnonzero(np.diff(hours, prepend=watermark // HOUR_MS)).tolist()
@@ -108,10 +108,10 @@ class ClickHistory(HistoryGroup):
             self._followers.expire(int(hours[begin]))
             part = slice(begin, end)
             rows, numbers = self._followers.find(items[part])
-            seen = self._sessions.update(sessions[part], numbers, event_time[part], again[part])
+            seen = self._sessions.update(sessions[part], numbers, event_time[part], is_retry[part])
             trails.sessions[part] = seen
             trails.followers[part] = self._followers.follow(
-                items[part], rows, numbers, seen[:, -2], event_time[part], again[part]
+                items[part], rows, numbers, seen[:, -2], event_time[part], is_retry[part]
             )
             self._followers.watermark = self._sessions.watermark
         return trails

@@ -75,7 +75,7 @@ class ItemFollowers(SessionHistory):
         numbers: Int64,
         before: Int64,
         event_time: Int64,
-        again: npt.NDArray[np.bool_],
+        is_retry: npt.NDArray[np.bool_],
     ) -> Int64:
         """Record clicks in the order given, of one hour of the watermark; return what followed their items before.
 
@@ -85,7 +85,7 @@ class ItemFollowers(SessionHistory):
             numbers: as `find` gave them.
             before: int64[B], the item directly before each click in its session, -1 for none.
             event_time: int64[B], ms since the epoch.
-            again: bool[B], clicks given before.
+            is_retry: bool[B], clicks given before.
 
         Returns:
             int64[B, FOLLOWERS] numbers, the newest last, padded with -1 on the left.
@@ -96,7 +96,7 @@ class ItemFollowers(SessionHistory):
             if rows[place] < 0:
                 rows[place] = self._hold(ids[place], int(numbers[place]), bool(event_time[place] >= self._floor_ms))
         self._log.reserve_rows(self._index.row_count)
-        followed[again | (rows < 0)] = -1
+        followed[is_retry | (rows < 0)] = -1
         # Two steps a click: it follows the item before, then its own item is looked at.
         steps = np.column_stack((followed, rows)).ravel()
         items = np.column_stack((numbers, np.full(len(numbers), -1))).ravel()

@@ -97,12 +97,12 @@ def make_room(meta, row, floor, events_max, times, values, heap):
 
 
 @compiled
-def insert(meta, row, time, value, again, floor, events_max, times, values, heap):
+def insert(meta, row, time, value, is_retry, floor, events_max, times, values, heap):
     """Insert one event at its place (after its ties) and return its slot, or -1 when the arena has no room.
 
-    Of one that comes `again` the slot is returned where it still counts: what a restored row lacks is not looked at.
+    Of one that comes `is_retry` the slot is returned where it still counts: what a restored row lacks is not looked at.
     """
-    if again:
+    if is_retry:
         slot = meta[row, START] + meta[row, LENGTH] - 1
         first = max(meta[row, START], slot + 1 - events_max)
         while slot >= first and times[slot] >= time:
@@ -254,10 +254,10 @@ def typical_columns(oldest, slot, total, square, t, a, times, values, recent_ms,
 
 @compiled
 def update_cards(
-    begin, rows, event_time, amount, again, meta, times, values, heap, dirty, watermark, windows, sums, horizon,
+    begin, rows, event_time, amount, is_retry, meta, times, values, heap, dirty, watermark, windows, sums, horizon,
     typical_ms, recent_ms, outlier_ratio, kept_ms, events_max, out, column,
 ):  # fmt: skip
-    """Insert payments begin.. in order, those that come `again` only where they do not stand, and write their features.
+    """Insert payments begin.. in order, those that come `is_retry` only where they do not stand, and write their features.
 
     Stop where the arena is full. Returns (records done, watermark).
     """
@@ -273,7 +273,7 @@ def update_cards(
         floor = NEVER
         if not late:
             floor = max(meta[row, NEWEST], t) - kept_ms
-            slot = insert(meta, row, t, a, again[k], floor, events_max, times, values, heap)
+            slot = insert(meta, row, t, a, is_retry[k], floor, events_max, times, values, heap)
             if slot < 0:
                 return k, watermark
             dirty[row] = 1
@@ -430,9 +430,9 @@ def terminal_features(
 
 @compiled
 def update_sessions(
-    begin, rows, items, event_time, again, meta, times, values, heap, dirty, watermark, idle_ms, floor, out
+    begin, rows, items, event_time, is_retry, meta, times, values, heap, dirty, watermark, idle_ms, floor, out
 ):  # fmt: skip
-    """Insert clicks begin.. in order, those that come `again` only where they do not stand, and write what each saw.
+    """Insert clicks begin.. in order, those that come `is_retry` only where they do not stand, and write what each saw.
 
     An item of -1 only looks. Clicks before `floor` are not seen. Stop where the arena is full. Returns (clicks done, watermark).
     """
@@ -451,7 +451,7 @@ def update_sessions(
                 meta[row, LENGTH] = 0
                 meta[row, NEWEST] = NEVER
             if item >= 0:
-                slot = insert(meta, row, t, item, again[k], NEVER, length, times, values, heap)
+                slot = insert(meta, row, t, item, is_retry[k], NEVER, length, times, values, heap)
                 if slot < 0:
                     return k, watermark
             else:

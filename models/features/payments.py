@@ -60,7 +60,7 @@ class PaymentFeatures:
         event_time: npt.NDArray[np.int64],
         amount: npt.NDArray[np.float64],
         out: npt.NDArray[np.float32] | None = None,
-        again: npt.NDArray[np.bool_] | None = None,
+        is_retry: npt.NDArray[np.bool_] | None = None,
     ) -> npt.NDArray[np.float32]:
         """Record payments in the order given and return the features of each, as it was known at its time.
 
@@ -70,7 +70,7 @@ class PaymentFeatures:
             event_time: int64[B], ms since the epoch.
             amount: float64[B], finite and >= 0.
             out: float32[B, F], C-contiguous, to write to instead of a new matrix.
-            again: bool[B], as for `CardHistory.update`.
+            is_retry: bool[B], as for `CardHistory.update`.
 
         Returns:
             float32[B, F], columns in FRAUD_FEATURES order. Night is before 07:00, weekend Saturday and Sunday, in UTC.
@@ -81,7 +81,7 @@ class PaymentFeatures:
         assert len(cards) == len(terminals) == len(event_time) == len(amount) == len(out) and out.flags.c_contiguous
         write_columns(event_time, amount, _SINE, _COSINE, out, 0)
         first = len(PAYMENT_FEATURES)
-        self.cards.update_into(cards, event_time, amount, out, first, again)
+        self.cards.update_into(cards, event_time, amount, out, first, is_retry)
         self.terminals.features_into(terminals, event_time, out, first + len(CARD_FEATURES))
         return out
 

@@ -54,7 +54,7 @@ class SessionHistory(KeyedHistory):
         sessions: Sequence[str],
         items: npt.ArrayLike,
         event_time: npt.NDArray[np.int64],
-        again: npt.NDArray[np.bool_] | None = None,
+        is_retry: npt.NDArray[np.bool_] | None = None,
     ) -> npt.NDArray[np.int64]:
         """Record clicks in the order given and return the items that each saw, itself last.
 
@@ -62,12 +62,12 @@ class SessionHistory(KeyedHistory):
             sessions: session ids, length B.
             items: int64[B], numbers >= 0 of items, -1 for none.
             event_time: int64[B], ms since the epoch.
-            again: bool[B], clicks given before: recorded only where the session no longer holds them. None: no one.
+            is_retry: bool[B], clicks given before: recorded only where the session no longer holds them. None: no one.
 
         Returns:
             int64[B, T], oldest first, padded with -1 on the left.
         """
-        known = none_of(sessions) if again is None else column(again, np.bool_)
+        known = none_of(sessions) if is_retry is None else column(is_retry, np.bool_)
         numbers = column(items, np.int64)
         assert len(sessions) == len(numbers) == len(event_time) == len(known)
         return self._insert(self._rows(sessions), numbers, column(event_time, np.int64), known, kernels.NEVER)
@@ -77,7 +77,7 @@ class SessionHistory(KeyedHistory):
         rows: Rows,
         items: npt.NDArray[np.int64],
         event_time: npt.NDArray[np.int64],
-        again: npt.NDArray[np.bool_],
+        is_retry: npt.NDArray[np.bool_],
         floor: int,
     ) -> npt.NDArray[np.int64]:
         """Do `update` for rows, int64[B]; clicks stamped before `floor` are not seen."""
@@ -85,7 +85,7 @@ class SessionHistory(KeyedHistory):
 
         def step(begin: int) -> int:
             done, self._watermark = kernels.update_sessions(
-                begin, rows, items, event_time, again, log.meta, log.times, log.values, log.heap, log.dirty,
+                begin, rows, items, event_time, is_retry, log.meta, log.times, log.values, log.heap, log.dirty,
                 self._watermark, self._idle_ms, floor, out,
             )  # fmt: skip
             return int(done)

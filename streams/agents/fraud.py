@@ -47,7 +47,7 @@ class CardReplay:
     ) -> None:
         payments = decode_transactions(values, now_ms=timestamps, limits=self._limits, headers=headers)
         payments = state.without_duplicates(payments, timestamps)
-        state.cards.update(payments.card_ids, payments.event_times, payments.amounts, payments.again())
+        state.cards.update(payments.card_ids, payments.event_times, payments.amounts, payments.is_retry())
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class FraudJob(AnsweringJob[Transactions, CardState, FraudModel, Verdicts]):
                     columns.event_times,
                     columns.amounts,
                     rows,
-                    columns.again(),
+                    columns.is_retry(),
                 )
         return rows, None
 

@@ -39,7 +39,7 @@ class SessionReplay:
     ) -> None:
         clicks = decode_clicks(values, now_ms=timestamps, limits=self._limits, headers=headers)
         clicks = state.without_duplicates(clicks, timestamps)
-        state.update(clicks.session_ids, clicks.item_ids, clicks.event_times, clicks.again())
+        state.update(clicks.session_ids, clicks.item_ids, clicks.event_times, clicks.is_retry())
 
 
 class RecommendationJob(AnsweringJob[Clicks, SessionState, RecommenderRunner, Slates]):
@@ -64,7 +64,7 @@ class RecommendationJob(AnsweringJob[Clicks, SessionState, RecommenderRunner, Sl
     def features(
         self, model: RecommenderRunner, state: SessionState, columns: Clicks
     ) -> tuple[NDArray[np.int32], NewItems]:
-        trails = state.update(columns.session_ids, columns.item_ids, columns.event_times, columns.again())
+        trails = state.update(columns.session_ids, columns.item_ids, columns.event_times, columns.is_retry())
         return model.places(trails.sessions), state.new_items(trails, model.places(trails.followers) >= 0)
 
     def judge(self, model: RecommenderRunner, rows: NDArray[np.int32]) -> Slates:

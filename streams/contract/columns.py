@@ -57,7 +57,7 @@ class Decidable(Columns):
     __slots__ = ()
     failed_at: list[str]
 
-    def again(self) -> NDArray[np.bool_]:
+    def is_retry(self) -> NDArray[np.bool_]:
         """Return bool[n]: which records repeat one for which the model failed."""
         return np.array(list(map(bool, self.failed_at)), np.bool_)
 

@@ -179,12 +179,12 @@ def test_records_sent_again_because_the_model_failed_are_told_apart_by_the_place
     values = [GOOD, GOOD, None, GOOD, GOOD, GOOD]
     batch = decode_transactions(values, now_ms=NOW_MS, limits=LIMITS, headers=headers)
     assert batch.failed_at == ["", "transactions[1]@7", "", "transactions[1]@8", ""]
-    assert batch.again().tolist() == [False, True, False, True, False]
+    assert batch.is_retry().tolist() == [False, True, False, True, False]
     plain = batch.transaction_ids[0]
     assert [identity == plain for identity in batch.identities()] == [True, False, True, False, True]
     assert len(set(batch.identities())) == 3
     bare = decode_transactions(values, now_ms=NOW_MS, limits=LIMITS)
-    assert bare.identities() == bare.transaction_ids and not bare.again().any()
+    assert bare.identities() == bare.transaction_ids and not bare.is_retry().any()
 
 
 def test_empty_batch_decodes_to_empty_columns() -> None:

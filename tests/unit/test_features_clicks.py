@@ -14,10 +14,10 @@ T0 = 1_700_000_000_000 // HOUR_MS * HOUR_MS
 KNOWN = ItemTable(["a", "b", "c"])
 
 
-def update(history, clicks, table=KNOWN, again=None):
+def update(history, clicks, table=KNOWN, is_retry=None):
     """Apply (session, item, ms since T0) clicks; return the known items and the new ones of each."""
     sessions, ids, times = zip(*clicks, strict=True)
-    trails = history.update(list(sessions), list(ids), T0 + np.array(times, np.int64), again)
+    trails = history.update(list(sessions), list(ids), T0 + np.array(times, np.int64), is_retry)
     new = history.new_items(trails, table.places(trails.followers) >= 0)
     return table.places(trails.sessions), new.ids, new.shares
 
@@ -59,7 +59,7 @@ def test_click_that_comes_again_is_answered_and_teaches_nothing_more():
     history, clicks = ClickHistory(), [("s", "a", 0), ("s", "new", 1), ("t", "a", 2), ("t", "b", 3), ("u", "a", 4)]
     sequences, ids, shares = update(history, clicks)
     before = history.digest()
-    found, new, again = update(history, clicks, again=np.ones(len(clicks), bool))
+    found, new, again = update(history, clicks, is_retry=np.ones(len(clicks), bool))
     assert np.array_equal(found, sequences) and history.digest() == before
     assert (new[-1], again[-1]) == (ids[-1], shares[-1]) and ids[-1]
 

@@ -1,1 +1,4 @@
-"""Frozen models: features, artifacts, inference and training. Never imports `streams`."""
+"""Frozen models: features, artifacts, inference, training, evaluation, and a simulator to train on.
+
+Nothing here speaks to Kafka, and nothing here imports `streams`.
+"""

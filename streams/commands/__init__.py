@@ -1,6 +1,7 @@
 """The `streams` command line: one group, whose commands are imported when they are called.
 
 `streams --help` imports no Kafka client, torch or Faust: names and summaries of the commands are in the table below.
+A command reads its options, calls the other rooms and prints; what works without a terminal belongs to those rooms.
 """
 
 from __future__ import annotations

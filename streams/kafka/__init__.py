@@ -1,4 +1,7 @@
-"""Embedded Apache Kafka for the demo, the tests and a first try: a real broker from pip alone."""
+"""Embedded Apache Kafka for the demo, the tests and a first try: a real broker from pip alone.
+
+Nothing here is a client: those are in `streams.clients`. A cluster of your own needs nothing of this.
+"""
 
 from streams.kafka.cluster import EmbeddedKafka, running
 

@@ -1,4 +1,7 @@
-"""Faust transport `streams://`: batched topics, own offsets, librdkafka for outputs. Registered in `faust.transports`."""
+"""Faust transport `streams://`: batched topics, own offsets, librdkafka for outputs. Registered in `faust.transports`.
+
+What records mean is defined elsewhere; clients that work outside Faust are in `streams.clients`.
+"""
 
 from __future__ import annotations
 

@@ -94,8 +94,8 @@ sessions flatter these figures a little.
 
 ## Limits
 
-Items that the training did not have are skipped in a session and never recommended; a session of none but such items
-gets the most popular ones.
+The model has no vector for items that the training did not have: it skips them in a session, and gives a session of
+such items alone the most popular ones. Workers add such items to slates once they are clicked (setting `new_items`).
 """
 
 

@@ -61,6 +61,11 @@ def look_up(numbers, table, out):
                 slot = (slot + 1) & mask
 
 
+def warm_up() -> None:
+    """Compile, or read from the cache, both kernels, so that no record waits for them."""
+    ItemTable(["item"]).places(np.zeros((1, 1), np.int64))
+
+
 class ItemTable:
     """The places of the items of a vocabulary by their numbers.
 

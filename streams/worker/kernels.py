@@ -15,9 +15,8 @@ from typing import Final
 import numpy as np
 
 from models.artifacts import default_artifact, load_artifact
-from models.features import kernels, payments, seen, sessions
+from models.features import items, kernels, payments, seen, sessions
 from models.features.compilation import is_cached, one_compiles
-from models.features.items import ItemTable
 from models.recommender.blend import Blend
 from models.recommender.blend_kernels import blend_rows
 from models.recommender.top_k import at_least, largest, top_k
@@ -31,7 +30,7 @@ def warm_up_features() -> None:
     payments.warm_up()
     sessions.warm_up()
     seen.warm_up()
-    ItemTable(["item"]).places(np.zeros((1, 1), np.int64))
+    items.warm_up()
     decode_transactions([b"{}"], now_ms=0, limits=Limits())
 
 
@@ -39,11 +38,11 @@ def warm_up_blend() -> None:
     """Compile what picks candidates and blends a slate."""
     artifact = load_artifact(default_artifact("recommender"))
     architecture = artifact.section("architecture")
-    items, width = int(architecture["items"]), int(architecture["width"])
-    blend = Blend.from_artifact(artifact, np.zeros((items, width), np.float32), 0.0)
-    logits = np.zeros((1, items), np.float32)
+    count, width = int(architecture["items"]), int(architecture["width"])
+    blend = Blend.from_artifact(artifact, np.zeros((count, width), np.float32), 0.0)
+    logits = np.zeros((1, count), np.float32)
     top_k(logits, 1)  # by blocks
-    best = top_k(logits, items)  # by the cut
+    best = top_k(logits, count)  # by the cut
     session, length = np.zeros((1, len(blend.repeats)), np.int32), np.ones(1, np.int32)
     blend.rank(session, length, np.zeros((1, width), np.float32), best, 1, keep_seen=False)
 

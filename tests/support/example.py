@@ -60,7 +60,7 @@ def example() -> str:
         payment = {**PAYMENT, "event_time": int(time.time() * 1000)}
         pair = [payment, decide(payment)]
     payment, decision = pair
-    return f"```json\n{compact(payment)}\n```\n\n```json\n{compact(decision)}\n```"
+    return f"```json\n{json.dumps(payment)}\n```\n\n```json\n{compact(decision)}\n```"
 
 
 def compact(value: dict[str, Any]) -> str:
@@ -70,7 +70,7 @@ def compact(value: dict[str, Any]) -> str:
         text = f"{json.dumps(key)}: {json.dumps(field)}"
         if key == "reasons":
             text = '"reasons": [\n    ' + ",\n    ".join(map(json.dumps, field)) + "\n  ]"
-        if line and (len(line) + len(text) > 96 or key == "reasons" or line.endswith("]")):
+        if line and (len(line) + len(text) > 104 or key == "reasons" or line.endswith("]")):
             lines.append(line)
             line = ""
         line = f"{line}, {text}" if line else text

@@ -117,20 +117,21 @@ def topics() -> str:
 
 
 def events() -> str:
-    """Return a table of fields for each public topic."""
+    """Return a table of fields for each public topic, and for each object in its records."""
     parts = []
     for topic in INPUTS + OUTPUTS:
-        rows = [
-            (f"`{name}`", _type(field), "yes" if name in required else "no", _meaning(field))
-            for name, field, required in _fields(topic)
-        ]
-        parts.append(f"### `{topic.name}`\n\n{table('field | JSON | required | meaning', *rows)}")
-    return "\n\n".join(parts)
+        schema = json_schema(topic)
+        parts.append(f"### `{topic.name}`\n\n{_fields(schema)}")
+        parts += [f"`{name}` has these fields:\n\n{_fields(each)}" for name, each in schema.get("$defs", {}).items()]
+    return "\n\n".join(dict.fromkeys(parts))
 
 
-def _fields(topic: Topic) -> list[tuple[str, dict[str, Any], list[str]]]:
-    schema = json_schema(topic)
-    return [(name, field, schema.get("required", [])) for name, field in schema["properties"].items()]
+def _fields(schema: dict[str, Any]) -> str:
+    rows = [
+        (f"`{name}`", _type(field), "yes" if name in schema.get("required", ()) else "no", _meaning(field))
+        for name, field in schema["properties"].items()
+    ]
+    return table("field | JSON | required | meaning", *rows)
 
 
 def _type(field: dict[str, Any]) -> str:
@@ -149,13 +150,14 @@ def _type(field: dict[str, Any]) -> str:
     if high is not None:
         words.append(f"of {high} characters" if low == high else f"of {low} to {high} characters")
     if field["type"] == "number" and "minimum" in field:
-        words.append(f"from {field['minimum']:g}" + (f" to {field['maximum']:g}" if "maximum" in field else ""))
+        words.append(f"from {field['minimum']:,g}" + (f" to {field['maximum']:,.0f}" if "maximum" in field else ""))
     return " ".join(words)
 
 
 def _meaning(field: dict[str, Any]) -> str:
     parts = (field, *field.get("anyOf", ()))
-    return next((each["description"] for each in parts if "description" in each), "")
+    meaning = next((each["description"] for each in parts if "description" in each), "")
+    return str(meaning.partition(" At stage decode: ")[0])  # the codes have a table of their own
 
 
 def leaves(command: click.Command, path: tuple[str, ...] = ("streams",)) -> list[tuple[str, click.Command]]:
@@ -196,7 +198,8 @@ def _prose(command: click.Command, *, examples: bool = False) -> list[str]:
     found = []
     for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
         if not paragraph.startswith("\b"):
-            found.append(textwrap.fill(" ".join(paragraph.split()), WIDTH, break_on_hyphens=False))
+            words = re.sub(r"(?<![`\w-])--[a-z][a-z-]*(?![^`]*`(?:[^`]*`[^`]*`)*[^`]*$)", r"`\g<0>`", " ".join(paragraph.split()))
+            found.append(textwrap.fill(words, WIDTH, break_on_hyphens=False))
         elif examples:
             _, title, *lines = paragraph.split("\n")
             assert title.startswith("Example"), f"{command.name}: expected Example or Examples, got {title!r}"

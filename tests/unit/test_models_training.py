@@ -45,7 +45,7 @@ def trained(payments, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clicks():
-    return dict(simulate_clicks(4_000, seed=5, items=200))
+    return dict(simulate_clicks(2_500, seed=5, items=200))
 
 
 def without(columns, name):

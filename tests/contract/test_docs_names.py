@@ -16,7 +16,14 @@ from tests.support.markdown import DOCUMENTS, ROOT, name, quoted
 SETTINGS = {each.name for each in fields(Settings)}
 SUFFIXES = (".py", ".md", ".sh", ".toml", ".yaml", ".yml", ".json", ".svg")
 # Files that users make, topics that workers make, layouts of rows, and a module that must not be there.
-MADE = {".venv/bin", "artifacts/fraud", "artifacts/recommender", "faults.json", "yoochoose-clicks.dat", "streams/app.py"}
+MADE = {
+    ".venv/bin",
+    "artifacts/fraud",
+    "artifacts/recommender",
+    "faults.json",
+    "yoochoose-clicks.dat",
+    "streams/app.py",
+}
 MADE |= {"streams-card-state", "streams-session-state", "cards/2", "sessions/4", "rule_..."}
 # Of Kafka's clients, C's library and LLVM; no source here needs to say them so.
 FOREIGN = {"acks", "partitioner", "MALLOC_ARENA_MAX", "KAFKA_JARS", "__powidf2"}

@@ -19,7 +19,7 @@ import click
 from streams.commands import main
 from streams.contract.diagnosis import REJECTION_CODES
 from streams.contract.documents import json_schema, write_schemas
-from streams.contract.topics import INPUTS, OUTPUTS, Topic
+from streams.contract.topics import INPUTS, OUTPUTS
 from streams.engine.metrics import Metrics
 from streams.settings import SETTINGS, Setting
 from tests.support.example import example
@@ -198,7 +198,9 @@ def _prose(command: click.Command, *, examples: bool = False) -> list[str]:
     found = []
     for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
         if not paragraph.startswith("\b"):
-            words = re.sub(r"(?<![`\w-])--[a-z][a-z-]*(?![^`]*`(?:[^`]*`[^`]*`)*[^`]*$)", r"`\g<0>`", " ".join(paragraph.split()))
+            words = re.sub(
+                r"(?<![`\w-])--[a-z][a-z-]*(?![^`]*`(?:[^`]*`[^`]*`)*[^`]*$)", r"`\g<0>`", " ".join(paragraph.split())
+            )
             found.append(textwrap.fill(words, WIDTH, break_on_hyphens=False))
         elif examples:
             _, title, *lines = paragraph.split("\n")

@@ -1,24 +1,17 @@
-"""Pictures of the documents: `python -m tests.support.pictures flow` draws the first, `... latency` the second.
+"""Pictures of the documents: `python -m tests.support.pictures flow` draws how a record travels.
 
-`flow` is how a record travels. `latency` draws the rows that `streams bench latency --json` and `streams bench
-throughput --json` wrote, collected in tests/bench/latency.jsonl. Both are SVG with a transparent ground. Flow takes
-its inks from the reader's light or dark scheme; latency has inks with enough contrast on both.
+SVG with a transparent ground, whose inks follow the reader's light or dark scheme.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
-from typing import Any
 from xml.sax.saxutils import escape
 
 import click
 
 ROOT = Path(__file__).parents[2]
 FLOW = ROOT / "streams" / "flow.svg"
-LATENCY = ROOT / "tests" / "bench" / "latency.svg"
-ROWS = LATENCY.with_suffix(".jsonl")
 
 STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #1f2328; }
@@ -41,7 +34,6 @@ text { font: 13px system-ui, sans-serif; fill: #1f2328; }
   #tip path { fill: #9198a1; }
 }
 """
-INK, EXACTLY_ONCE, AT_LEAST_ONCE = "#768390", "#2f81f7", "#bc6c0c"
 
 
 def box(x: float, y: float, width: float, height: float, title: str, *below: str) -> str:
@@ -113,70 +105,11 @@ def flow_picture() -> str:
     )
 
 
-def rows() -> list[dict[str, Any]]:
-    """Return the measured rows."""
-    return [json.loads(line) for line in ROWS.read_text().splitlines()]
-
-
-def latency_picture(measured: list[dict[str, Any]]) -> str:
-    """Return the plot: p50 and p99 over the rate for both guarantees, and the measured throughput of each."""
-    import io
-
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    style = {"svg.fonttype": "none", "svg.hashsalt": "streams", "font.family": "sans-serif", "font.size": 10}
-    with matplotlib.rc_context(style):
-        figure, axes = pyplot.subplots(figsize=(8, 3.7))
-        for guarantee, ink in (("exactly_once", EXACTLY_ONCE), ("at_least_once", AT_LEAST_ONCE)):
-            of_it = [row for row in measured if row["guarantee"] == guarantee]
-            points = sorted((row["rate"], row["p50_ms"], row["p99_ms"]) for row in of_it if row["mode"] == "latency")
-            rates = [point[0] for point in points]
-            for column, name, line in ((1, "p50", "-"), (2, "p99", "--")):
-                values = [point[column] for point in points]
-                axes.plot(rates, values, line, color=ink, marker="o", markersize=4, linewidth=1.6)
-                label = f"{name}, {guarantee.replace('_', ' ')}"
-                axes.annotate(
-                    label, (rates[0], values[0]), (-8, 0), textcoords="offset points", ha="right", va="center", color=ink
-                )
-            (highest,) = [row["events_per_second"] for row in of_it if row["mode"] == "throughput"]
-            axes.axvline(highest, ymax=0.8, color=ink, linewidth=1)
-            axes.annotate(
-                f"{highest:,.0f}/s", (highest, 0.82 if guarantee == "exactly_once" else 0.89),
-                xycoords=("data", "axes fraction"), ha="center", color=ink,
-            )  # fmt: skip
-        axes.annotate("throughput", (highest, 0.96), xycoords=("data", "axes fraction"), ha="center", color=INK)
-        axes.set(xscale="log", yscale="log", xlim=(220, 200_000))
-        every = sorted({row["rate"] for row in measured if "rate" in row})
-        axes.set_xticks(every, [f"{rate:,.0f}" for rate in every])
-        axes.set_yticks(ticks := [5, 10, 20, 50, 100, 200, 500], [str(tick) for tick in ticks])
-        low = min(row["p50_ms"] for row in measured if "p50_ms" in row)
-        high = max(row["p99_ms"] for row in measured if "p99_ms" in row)
-        axes.set_ylim(low / 1.4, high * 1.8)
-        axes.minorticks_off()
-        axes.set_xlabel("payments a second", color=INK)
-        axes.set_title("latency, ms: from the producer's call to the decision", loc="left", fontsize=10, color=INK)
-        axes.tick_params(colors=INK)
-        axes.grid(axis="y", color=INK, alpha=0.25, linewidth=0.6)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(INK)
-        figure.tight_layout()
-        file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-        pyplot.close(figure)
-    return re.sub(r"[ \t]+$", "", file.getvalue(), flags=re.MULTILINE)
-
-
 @click.command(help=__doc__)
-@click.argument("picture", type=click.Choice(["flow", "latency"]))
+@click.argument("picture", type=click.Choice(["flow"]))
 def main(picture: str) -> None:
     """Draw one picture."""
-    if picture == "flow":
-        FLOW.write_text(flow_picture())
-    else:
-        LATENCY.write_text(latency_picture(rows()))
+    FLOW.write_text(flow_picture())
 
 
 if __name__ == "__main__":

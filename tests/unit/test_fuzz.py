@@ -40,7 +40,7 @@ from streams.state.table import Marker, StateTable
 from streams.transport.record_batch import RecordBatch
 from tests.support import traffic
 from tests.support.fuzzing import Target, fuzz
-from tests.support.settings_docs import settings_file
+from tests.support.generated import settings_file
 
 INPUTS, INPUTS_SHORT = 1_000_000, 20_000
 NOW_MS = 1_735_000_000_000

@@ -31,7 +31,7 @@ Permission = tuple[Kind, str, Pattern, AclOperation]
 
 
 def needed(application_id: str) -> list[Permission]:
-    """Return what the README names."""
+    """Return what config/README.md names."""
     group, own = (name.format(application_id=application_id) for name in (GROUP, OWN))
     return [
         *[(Kind.TOPIC, topic.name, Pattern.LITERAL, AclOperation.READ) for topic in INPUTS],

@@ -61,7 +61,7 @@ def test_rules_make_no_score_and_decline_nothing() -> None:
 
 
 def test_default_rules_catch_about_half_of_the_simulators_fraud() -> None:
-    """They are worth having without a model, and do not send every payment to review; `-s` prints the README's figures."""
+    """They are worth having without a model, and do not send every payment to review; `-s` prints the documents' figures."""
     settings = Settings()
     rules = Rules(
         settings.rule_card_count_10min,

@@ -78,7 +78,9 @@ class StateWriter:
             self._abort(deadline)
             what = f"{topic}[{partition}]: the checkpoint was not written: {error.str()}"
             if error.code() in NOT_ALLOWED:
-                raise NotAllowed(f"{what}; see Security in config/README.md for what a worker has to be allowed") from exc
+                raise NotAllowed(
+                    f"{what}; see Security in config/README.md for what a worker has to be allowed"
+                ) from exc
             raise DeliveryFailed(what) from exc
 
     def _write(

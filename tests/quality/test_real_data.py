@@ -18,7 +18,8 @@ BOOK = DATA / "fraud" / "book_features.parquet"
 pytestmark = [
     pytest.mark.quality,
     pytest.mark.skipif(
-        not PAYMENTS.is_file(), reason=f"public data not at hand: {DATA} has no payments and sessions; models/README.md, Evaluate"
+        not PAYMENTS.is_file(),
+        reason=f"public data not at hand: {DATA} has no payments and sessions; models/README.md, Evaluate",
     ),
 ]
 

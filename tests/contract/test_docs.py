@@ -22,8 +22,9 @@ from jsonschema import Draft202012Validator
 from streams.commands import main
 from streams.contract.columns import Limits
 from streams.contract.decoding import decode_transactions
+from streams.contract.diagnosis import REJECTION_CODES
 from streams.contract.documents import json_schema
-from streams.contract.topics import DECISIONS, TRANSACTIONS
+from streams.contract.topics import DECISIONS, INPUTS, OUTPUTS, TRANSACTIONS
 from streams.settings import Settings, load_settings
 from tests.support.example import decide, same, shown
 from tests.support.generated import REGIONS, SETTINGS_FILE, UNFIXED, leaves, renewed, settings_file
@@ -173,6 +174,22 @@ def test_the_decision_shown_is_the_decision_of_the_payment_shown() -> None:
 def test_generated_regions_are_current(document: str) -> None:
     """After a change run `python -m tests.support.generated`."""
     assert renewed(document) == (ROOT / document).read_text()
+
+
+def test_topics_codes_and_settings_are_listed() -> None:
+    """The tables hold each of the code's and no other, told without the generator that writes them."""
+    pattern = re.compile(r"^\| `([\w-]+)` \| (.+) \|$", re.MULTILINE)
+    rows = dict(pattern.findall(TEXT.partition("\n## Topics\n")[2].partition("\n## ")[0]))
+    assert rows.keys() == {topic.name for topic in INPUTS + OUTPUTS}
+    for topic in INPUTS + OUTPUTS:
+        _, key, _, kept = rows[topic.name].split(" | ")
+        assert key == (f"`{topic.key}`" if topic.key else "the original's")
+        assert kept == f"{int(topic.config['retention.ms']) // 86_400_000} days"
+    contract = (ROOT / "streams" / "contract" / "README.md").read_text()
+    codes = contract.partition("| code | why |")[2].partition("\n\n")[0]
+    assert dict(pattern.findall(codes.partition("<!--")[0])) == REJECTION_CODES
+    table = (ROOT / "config" / "README.md").read_text().partition("| key | default |")[2].partition("<!--")[0]
+    assert [key for key, _ in pattern.findall(table)] == [declared.name for declared in fields(Settings)]
 
 
 def test_every_command_is_described() -> None:

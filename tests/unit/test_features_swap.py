@@ -160,14 +160,15 @@ def test_a_table_finds_its_own_items_and_no_others() -> None:
 
 
 def test_what_is_refused_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An id beyond the bound takes no share of what followed the item before; one that is too old is not held at all."""
+    """An id beyond the bound takes no share of what followed the item before; one that is too old takes no room."""
     monkeypatch.setattr(followers, "ITEMS_MAX", 2)
     history = ClickHistory(LENGTH)
     stream = [("p", item, T0 + place, False) for place, item in enumerate("abc")]
     stream += [("q", "b", T0 + 10, False), ("q", "c", T0 + 11, False), ("r", "a", T0 + 12, False)]
     assert answers(history, stream, ["a"])[-1] == ([-1] * 4 + [0], ["b"], [1 / (1 + PRIOR)])
-    answers(history, [("s", "d", T0 + 2 * FOLLOWED_MS, False), ("t", "e", T0, False)], ["a"])
-    assert [key for key, _ in history.freeze(dirty_only=False) if key[:1] == b"1"] == [b"1d"]
+    later = T0 + 2 * FOLLOWED_MS
+    answers(history, [("s", "d", later, False), ("t", "e", T0, False), ("u", "f", later, False)], ["a"])
+    assert [key for key, _ in history.freeze(dirty_only=False) if key[:1] == b"1"] == [b"1d", b"1f"]
 
 
 def test_two_items_of_one_number_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from tests.support.workers import Bench, WorkerProcess
 
 pytestmark = [pytest.mark.kafka, pytest.mark.settings(checkpoint_interval_s=1, session_timeout_s=6, top_k=10)]
 PARTITIONS = 4
-CLICKS, CLICKS_PER_S, CHUNK = 3_600, 600, 60
+CLICKS, CLICKS_PER_S, CHUNK = 2_880, 600, 240  # each chunk has a producer of its own, half a second or more
 HELD_BACK = CLICKS // 3  # until the first model stops, so that clicks come while models change, on a slow machine too
 GONE, ADDED = 300, 20  # items of the first model that the second does not know, and the other way round
 # Scores of clicks may differ in about the seventh digit by the micro-batch that they were in.

@@ -22,8 +22,7 @@ def empty_kafka(embedded: EmbeddedKafka) -> str:
 def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
     """A fresh cluster with the project's topics; `@pytest.mark.settings(key=value)` sets workers' settings.
 
-    A broker of the test's own: on topics deleted and made again under the same names, Faust's consumer was now and then
-    ready and got no record.
+    A broker of the test's own, since topics have fixed names.
     """
     marker = request.node.get_closest_marker("settings")
     with EmbeddedKafka(tmp_path / "kafka") as kafka:

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[str]:
-    """A broker of the test's own: where topics were deleted and made again, the application now and then got no record."""
+    """A broker of the test's own, with the application's topics."""
     with EmbeddedKafka(tmp_path / "kafka") as kafka:
         names = {"orders": 2, "totals": 2, "probe": 1, "seen": 1}
         admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
@@ -35,10 +35,13 @@ def servers(tmp_path: Path) -> Iterator[str]:
 
 @contextmanager
 def application(servers: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the ordinary application, whose id is the folder's name."""
+    """Run the ordinary application, whose id is the folder's name.
+
+    Without a web server, whose port another process may have: `web_enabled=False` of the application does not turn it off.
+    """
     with (folder / "app.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "faust", "-A", "tests.support.ordinary_app", "worker", "-l", "info"],
+            [sys.executable, "-m", "faust", "-A", "tests.support.ordinary_app", "worker", "-l", "info", "--without-web"],
             cwd=ROOT, env={**os.environ, "SERVERS": servers, "APPLICATION": folder.name, "PYTHONPATH": str(ROOT)},
             stdout=log, stderr=log,
         )  # fmt: skip

@@ -25,6 +25,7 @@ from streams.settings import load_settings
 from tests.support.forked import ForkedProcess
 
 READY_S_MAX = 120.0
+COUNT_S_MAX = 60.0
 _READS_COMMITTED = {
     "enable.auto.commit": False,
     "isolation.level": "read_committed",
@@ -102,6 +103,15 @@ class WorkerProcess:
         return time.monotonic() - began
 
 
+@dataclass
+class Counted:
+    """How many records of a topic were read, and which partitions have not been read to their end since their last one."""
+
+    consumer: Consumer
+    behind: set[int]
+    count: int = 0
+
+
 class Bench:
     """A cluster with fresh topics, an application id of its own, and the workers started on it."""
 
@@ -111,7 +121,7 @@ class Bench:
         self.settings = load_settings(env=self.environment, bootstrap_servers=servers, application_id=application_id)
         self.client = self.settings.librdkafka()
         self.workers: list[WorkerProcess] = []
-        self._counted: dict[str, tuple[Consumer, int]] = {}
+        self._counted: dict[str, Counted] = {}
 
     def create_topics(self) -> None:
         create_topics(AdminClient(self.client), self.settings)
@@ -168,8 +178,8 @@ class Bench:
         for worker in self.workers:
             if worker.process.poll() is None:
                 worker.kill()
-        for consumer, _ in self._counted.values():
-            consumer.close()
+        for counted in self._counted.values():
+            counted.consumer.close()
 
     def produce(self, topic: str, values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> None:
         """Send records and wait until the broker holds all of them."""
@@ -213,26 +223,36 @@ class Bench:
                     f"a worker ended with {code}:\n{worker.log.read_text()[-3000:]}"
                 )
             self._count_more(topic)  # a part at a time: where records keep coming there is no end to wait for
-            return self._counted[topic][1] >= count
+            return self._counted[topic].count >= count
 
         poll_until(there, seconds_max, f"{count} records in {topic}")
 
     def count(self, topic: str) -> int:
         """Return how many records of a topic are committed: offsets would count the marks of transactions, too."""
-        while self._count_more(topic):
-            pass
-        return self._counted[topic][1]
+        deadline, ended = time.monotonic() + COUNT_S_MAX, self._count_more(topic)
+        while self._counted[topic].behind - ended:
+            assert time.monotonic() < deadline, f"{topic}: expected to read its end within {COUNT_S_MAX:.0f} s"
+            ended |= self._count_more(topic)
+        return self._counted[topic].count
 
-    def _count_more(self, topic: str) -> int:
-        if topic not in self._counted:
-            consumer = Consumer(_READS_COMMITTED | self.client | {"group.id": "count"})
-            numbers = consumer.list_topics(topic, 10).topics[topic].partitions
+    def _count_more(self, topic: str) -> set[int]:
+        """Read what has come; return the partitions whose end was reached on the way."""
+        counted = self._counted.get(topic)
+        if counted is None:
+            consumer = Consumer(_READS_COMMITTED | self.client | {"group.id": "count", "enable.partition.eof": True})
+            numbers = set(consumer.list_topics(topic, 10).topics[topic].partitions)
             consumer.assign([TopicPartition(topic, number, 0) for number in numbers])
-            self._counted[topic] = consumer, 0
-        consumer, count = self._counted[topic]
-        messages = consumer.consume(10_000, 0.2)
-        self._counted[topic] = consumer, count + sum(message.error() is None for message in messages)
-        return len(messages)
+            counted = self._counted[topic] = Counted(consumer, numbers)
+        ended: set[int] = set()
+        for message in counted.consumer.consume(10_000, 0.2):
+            error = message.error()
+            if error is None:
+                counted.count += 1
+                counted.behind.add(message.partition())
+            elif error.code() == KafkaError._PARTITION_EOF:
+                counted.behind.discard(message.partition())
+                ended.add(message.partition())
+        return ended
 
 
 def delete_topics(client: Mapping[str, str], seconds_max: float = 30.0) -> None:

@@ -18,11 +18,11 @@ class Answered:
         keys: Kafka key of each answer.
         values: JSON value of each answer, in the order of the records.
         rejected: records that have a dead letter instead.
-        repeats: records that were answered before, and are not again.
+        repeats: records that were answered before, and are not again; None where the job does not look for them.
     """
 
     topic: Topic
     keys: Sequence[bytes]
     values: Sequence[bytes]
     rejected: Sequence[Rejection] = ()
-    repeats: int = 0
+    repeats: int | None = None

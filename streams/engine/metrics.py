@@ -70,7 +70,8 @@ class Metrics:
 
     def answered(self, topic: str, answers: Answered) -> None:
         """Count what a batch of a topic has no answer for."""
-        self.duplicates.labels(topic).inc(answers.repeats)
+        if answers.repeats is not None:  # a zero of labels would say that none was repeated
+            self.duplicates.labels(topic).inc(answers.repeats)
         for each in answers.rejected:
             self.rejected.labels(topic, each.code).inc()
 

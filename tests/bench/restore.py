@@ -3,7 +3,7 @@
 A broker is started for the run, a checkpoint of so many cards written to it, each with `--payments` payments over 30 days
 and the ids of those of the last day, on 4 partitions. Then a state table, as a worker has it, restores them one after the
 other, from the log and from files that a mirror has made of it. Times are for all partitions together; the states that come
-of it are compared by hash.
+of it are compared by hash. `--link 100` reads the log over a link of 100 Mbit/s.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import gc
 import logging
 import tempfile
 import time
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from faust.types import TP
+from link import Link
 
 from streams.agents.fraud import CardReplay, CardState
 from streams.clients.connection import QUIET
@@ -27,6 +29,7 @@ from streams.clients.log_reader import LogReader
 from streams.contract.columns import Limits
 from streams.contract.topics import TRANSACTIONS, state_topic
 from streams.kafka import EmbeddedKafka
+from streams.processes.identity import free_ports
 from streams.settings import load_settings
 from streams.state.mirror import READ_RECORDS_MAX, Mirror
 from streams.state.replica import MARKER, ROW
@@ -88,12 +91,19 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=1_000_000, help="cards")
     parser.add_argument("--payments", type=int, default=6, help="of each card")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--link", type=float, help="Mbit/s between broker and worker (default: loopback as it is)")
     arguments = parser.parse_args()
     warm_up_kernels()
-    with (
-        tempfile.TemporaryDirectory(prefix="streams-restore-") as folder,
-        EmbeddedKafka(Path(folder) / "kafka") as kafka,
-    ):
+    client, controller, behind, front = free_ports(4)
+    listeners = {
+        "listener.security.protocol.map": "CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT,FAR:PLAINTEXT",
+        "listeners": f"CLIENT://127.0.0.1:{client},CONTROLLER://127.0.0.1:{controller},FAR://127.0.0.1:{behind}",
+        "advertised.listeners": f"CLIENT://127.0.0.1:{client},FAR://127.0.0.1:{front}",
+        "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+    }
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="streams-restore-"))
+        kafka = stack.enter_context(EmbeddedKafka(Path(folder) / "kafka", port=client, extra=listeners))
         config = load_settings(env={}, bootstrap_servers=kafka.bootstrap_servers).librdkafka() | QUIET
         topic = state_topic("bench", "card-state", PARTITIONS)
         new = [NewTopic(topic.name, PARTITIONS, 1, config=topic.config), NewTopic(TRANSACTIONS.name, PARTITIONS, 1)]
@@ -110,9 +120,13 @@ def main() -> None:
         del states, producer
         print(f"{sum(rows for rows, _ in written):,} rows, {sum(size for _, size in written) / 1e6:.0f} MB", flush=True)
 
+        far = config
+        if arguments.link:
+            stack.enter_context(Link(front, behind, arguments.link))
+            far = config | {"bootstrap.servers": f"127.0.0.1:{front}"}
         new_table: Any = partial(
             StateTable, topic.name, TRANSACTIONS.name, LAYOUT, partial(CardState, DAY_MS), CardReplay(Limits()),
-            LogReader(config, "bench"),
+            LogReader(far, "bench"),
         )  # fmt: skip
         mirror = Mirror(
             Path(folder) / "files", LogReader(config, "bench", records_max=READ_RECORDS_MAX), 0.1, lambda: None

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from streams.benchmark.cluster import Kafka, read_outputs, reader, watermarks
+from streams.benchmark.cluster import Kafka, read_outputs, reader
 from streams.benchmark.statistics import (
     BenchmarkError,
     Tally,
@@ -30,6 +30,7 @@ from streams.benchmark.statistics import (
     tally_seen,
 )
 from streams.benchmark.traffic import CARDS, Payments, make_payments, preload, receive, send_open_loop
+from streams.clients.cluster import offset_ranges, require_topics
 from streams.processes.launcher import Launched
 
 START_S_MAX = 180.0  # a JVM, a Python worker and torch start one after the other, perhaps on a busy machine
@@ -268,7 +269,8 @@ def _wait_for_outputs(kafka: Kafka, system: System, processes: Sequence[Launched
     progress = _Progress()
     begin = last_change = time.monotonic()
     total = 0
-    with reader(kafka) as consumer:
+    with contextlib.closing(reader(kafka)) as consumer:
+        counts = require_topics(consumer, [system.output_topic])
         while True:
             for process in processes:
                 if (code := process.poll()) is not None:
@@ -276,7 +278,7 @@ def _wait_for_outputs(kafka: Kafka, system: System, processes: Sequence[Launched
                         f"{system.name}: expected to run until all is answered, "
                         f"ended with {code} at {total:,} of {expected:,} outputs:\n{_tail(process)}"
                     )
-            now_total = sum(high for _low, high in watermarks(consumer, system.output_topic))
+            now_total = sum(end for _first, end in offset_ranges(consumer, counts).values())
             now = time.monotonic()
             if now_total != total:
                 total, last_change = now_total, now

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -14,12 +15,14 @@ import orjson
 from confluent_kafka import Producer, TopicPartition
 
 from models.simulator.payments import simulate_payments
-from streams.benchmark.cluster import Kafka, end_of_partition, end_offsets, reader, watermarks
+from streams.benchmark.cluster import Kafka, end_offsets, reader
 from streams.benchmark.statistics import BenchmarkError, position_of
+from streams.clients.cluster import require_topics
+from streams.clients.connection import COMMAND_ANSWER_S_MAX, PRODUCING, idempotent_producer
+from streams.clients.records import poll_records
 
 CARDS = 50_000
 POSITION_DIGITS = 9  # the last characters of every id: the record's position in the run
-PRODUCER = {"acks": "all", "partitioner": "murmur2_random"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +73,8 @@ def preload(kafka: Kafka, topic: str, payments: Payments) -> None:
     """
     before = sum(end_offsets(kafka, topic))
     count = len(payments.keys)
-    bulk = {
-        "enable.idempotence": True,
-        "linger.ms": 20,
-        "batch.size": 262_144,
-        "queue.buffering.max.messages": 1_000_000,
-    }
-    producer = Producer({**kafka, **PRODUCER, **bulk})
+    bulk = {"linger.ms": 20, "batch.size": 262_144, "queue.buffering.max.messages": 1_000_000}
+    producer = idempotent_producer(kafka, **bulk)
     for low in range(0, count, 10_000):
         pairs = zip(payments.keys[low : low + 10_000], payments.values[low : low + 10_000], strict=True)
         producer.produce_batch(topic, [{"key": key, "value": value} for key, value in pairs])
@@ -95,6 +93,7 @@ TICK_S = 0.001
 # (the plain loop's p99 at 10,000/s: 1,266 ms with the short linger, 23 with the long one).
 SHORT_LINGER_MS, LONG_LINGER_MS = 0.5, 2.0
 SHORT_LINGER_RATE_MAX = 2_000.0  # records a second
+RECEIVED_RECORDS_MAX = 1_000
 
 
 def send_open_loop(
@@ -124,8 +123,8 @@ def send_open_loop(
     # An idempotent producer sends no more of a partition while 5 records are unanswered, and uses up a core meanwhile.
     # Without retries nothing is sent twice: what the broker refuses counts as lost.
     once = {"enable.idempotence": False, "retries": 0}
-    producer = Producer({**kafka, **PRODUCER, **once, "linger.ms": linger_ms, "socket.nagle.disable": True})
-    producer.list_topics(topic, timeout=15)
+    producer = Producer({**kafka, **PRODUCING, **once, "linger.ms": linger_ms, "socket.nagle.disable": True})
+    producer.list_topics(topic, timeout=COMMAND_ANSWER_S_MAX)
     # The generator must not measure its own collector: nothing below makes cycles.
     gc.collect()
     gc.freeze()
@@ -160,23 +159,19 @@ def receive(
     """
     received = np.memmap(clocks, np.int64, "r+", shape=(count,))
     arrivals = np.memmap(seen, np.int64, "r+", shape=(count + 1,))
-    with reader(kafka, **{"fetch.wait.max.ms": 100, "socket.nagle.disable": True}) as consumer:
-        partitions = range(len(watermarks(consumer, topic)))
+    # Ends are of no use here, and an event at each of them would take time between two arrivals.
+    extra = {"fetch.wait.max.ms": 100, "socket.nagle.disable": True, "enable.partition.eof": False}
+    with closing(reader(kafka, **extra)) as consumer:
+        partitions = range(require_topics(consumer, [topic])[topic])
         consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
         gc.collect()
         gc.freeze()
         gc.disable()
-        poll, consume, clock = consumer.poll, consumer.consume, time.monotonic_ns
+        clock = time.monotonic_ns
         ready.set()
         while not stop.is_set():
-            head = poll(0.1)
-            if head is None:
-                continue
-            for message in (head, *consume(1_000, 0)):
+            for message in poll_records(consumer, 0.1, RECEIVED_RECORDS_MAX)[0]:
                 now = clock()
-                if message.error() is not None:
-                    end_of_partition(message)
-                    continue
                 position = position_of(message.value(), run)
                 if not 0 <= position < count:
                     position = count

@@ -7,10 +7,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from confluent_kafka.admin import NewTopic
-
 from streams.benchmark.cluster import LOG_APPEND_TIME, fresh_topics
 from streams.benchmark.engine import Launch, System, versions_of
+from streams.clients.connection import command_config
+from streams.clients.topic_admin import new_topic
 from streams.kafka import EmbeddedKafka
 from streams.processes.identity import free_ports
 from streams.processes.launcher import worker_command, worker_environment
@@ -38,16 +38,8 @@ def prepare_worker(settings: Settings, *, replace: bool) -> None:
     """
     topics = settings.topics
     fresh_topics(
-        settings.librdkafka(),
-        [
-            NewTopic(
-                topic.name,
-                topic.partition_count(settings.partitions),
-                settings.replication_factor,
-                config=topic.config | (LOG_APPEND_TIME if topic is topics.decisions else {}),
-            )
-            for topic in topics.all
-        ],
+        command_config(settings),
+        [new_topic(topic, settings, **(LOG_APPEND_TIME if topic is topics.decisions else {})) for topic in topics.all],
         replace=replace,
     )
 

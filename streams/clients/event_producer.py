@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message
 
-from streams.clients.connection import QUIET
+from streams.clients.connection import command_config, idempotent_producer
 from streams.errors import DeliveryFailed
 from streams.settings import Settings
 
@@ -36,15 +36,10 @@ class Delivery:
     """
 
     def __init__(self, settings: Settings, *, linger_ms: float = 5.0) -> None:
-        self._producer = Producer(
-            {
-                **settings.librdkafka(),
-                **QUIET,
+        self._producer = idempotent_producer(
+            command_config(settings),
+            **{
                 "client.id": "streams-produce",
-                "acks": "all",
-                "enable.idempotence": True,
-                # Java's and Faust's partitioner: a key's records meet that key's state.
-                "partitioner": "murmur2_random",
                 "compression.type": "lz4",
                 "linger.ms": linger_ms,
                 "batch.num.messages": 10_000,
@@ -56,7 +51,7 @@ class Delivery:
                 "delivery.report.only.error": True,
                 "on_delivery": self._failed_one,
                 "error_cb": self._error,
-            }
+            },
         )
         self.topics = settings.topics
         self.sent = 0

@@ -22,7 +22,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from faust.types import TP
 
 from streams.agents.fraud import CardReplay, CardState
-from streams.clients.connection import QUIET
+from streams.clients.connection import command_config
 from streams.clients.log_reader import LogReader
 from streams.contract.columns import Limits
 from streams.contract.topics import TRANSACTIONS, state_topic
@@ -94,7 +94,7 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="streams-restore-") as folder,
         EmbeddedKafka(Path(folder) / "kafka") as kafka,
     ):
-        config = load_settings(env={}, bootstrap_servers=kafka.bootstrap_servers).librdkafka() | QUIET
+        config = command_config(load_settings(env={}, bootstrap_servers=kafka.bootstrap_servers))
         topic = state_topic("bench", "card-state", PARTITIONS)
         new = [NewTopic(topic.name, PARTITIONS, 1, config=topic.config), NewTopic(TRANSACTIONS.name, PARTITIONS, 1)]
         admin = AdminClient(config)

@@ -60,7 +60,6 @@ OWNERS: dict[str, set[str]] = {
         "streams.kafka",
         "streams.state",
         "streams.transport",
-        "streams.worker.assembly",  # makes the state topics
         "streams.worker.worker",
     },
     "click": {"streams.commands", "streams.processes"},

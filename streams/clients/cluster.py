@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -84,4 +85,7 @@ def offset_ranges(
                             f"{name}[{partition}]: expected its offsets, got {exc.args[0].str()!r}; check the brokers"
                         ) from exc
                     time.sleep(ELECTION_POLL_S)
+                    # The client would go by what it knows of a topic that was deleted and made again.
+                    with contextlib.suppress(KafkaException):
+                        consumer.list_topics(name, timeout=answer_s_max)
     return found

@@ -11,7 +11,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from streams.clients.cluster import partition_counts
+from streams.clients.cluster import offset_ranges, partition_counts
 from streams.clients.connection import admin_client, idempotent_producer, reading_consumer
 from streams.clients.records import Place, poll_records
 from streams.clients.topic_admin import grow_topic, make_topics
@@ -102,5 +102,6 @@ def test_a_topic_grows_and_does_not_shrink(admin: AdminClient, consumer: Consume
     assert make_topics(admin, consumer, [NewTopic(topic, 2, 1)]) == {}
     assert grow_topic(admin, topic, 4, 10.0) is None
     poll_until(lambda: partition_counts(admin)[topic] == 4, 10, "four partitions")
+    assert len(offset_ranges(consumer, {topic: 4})) == 4  # though this client has known two
     refused = grow_topic(admin, topic, 3, 10.0)
     assert refused is not None and refused.code() == KafkaError.INVALID_PARTITIONS

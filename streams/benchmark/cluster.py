@@ -34,9 +34,9 @@ class Outputs:
     """All records of an output topic, in the order of the log of each partition.
 
     Args:
-        positions: int64[n], the input position that each names, -1 where it names none.
-        times_ms: int64[n], the timestamp of each.
-        log_append_time: whether the broker stamped them.
+        positions: int64[n], the input position that each record names, -1 without one.
+        times_ms: int64[n], the timestamp of each record.
+        log_append_time: whether the broker set the timestamps.
     """
 
     positions: Ints
@@ -49,8 +49,8 @@ def fresh_topics(kafka: Kafka, topics: Sequence[NewTopic], *, replace: bool) -> 
 
     Args:
         kafka: connection settings.
-        topics: what to make; one that exists and is empty stays as it is.
-        replace: delete topics that exist; otherwise a topic that holds records is an error, since another user may need them.
+        topics: the topics; one that exists and is empty stays as it is.
+        replace: delete topics that exist; without it a topic that holds records is an error: another user may need them.
 
     Raises:
         BenchmarkError: a topic holds records and `replace` is off, or the cluster refuses.

@@ -1,4 +1,4 @@
-"""This project's worker as a system under test: its real topics, its whole job."""
+"""This project's worker as a system under test, with its real topics and its whole job."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PARTS = ("streams", "faust-streaming", "aiokafka", "confluent-kafka", "torch", "
 
 @contextlib.contextmanager
 def cluster_of_run() -> Iterator[tuple[Settings, bool]]:
-    """Yield settings that name a cluster, and whether it exists for this run alone and ends with it."""
+    """Yield settings that name a cluster, and whether the cluster exists for this run alone."""
     settings = load_settings()
     if settings.bootstrap_servers:
         yield settings, False
@@ -31,10 +31,10 @@ def cluster_of_run() -> Iterator[tuple[Settings, bool]]:
 
 
 def prepare_worker(settings: Settings, *, replace: bool) -> None:
-    """Make all topics of the project, empty; decisions get the broker's timestamps.
+    """Make all topics of the project exist and be empty; the broker stamps decisions.
 
     Raises:
-        BenchmarkError: one holds records and `replace` is off, or the cluster refuses.
+        BenchmarkError: a topic holds records and `replace` is off, or the cluster refuses.
     """
     topics = settings.topics
     fresh_topics(
@@ -48,10 +48,10 @@ def worker_system(settings: Settings, folder: Path, run: str, workers: int) -> S
     """Return `workers` worker processes in a group of their own.
 
     Args:
-        settings: cluster and everything that `STREAMS_` variables do not override below.
+        settings: the cluster and the topics.
         folder: for the workers' files.
-        run: makes the group unique, so that nothing is recovered from an earlier run.
-        workers: processes.
+        run: makes the group unique, so that no state of an earlier run is recovered.
+        workers: number of processes.
     """
     launches = [
         Launch(

@@ -1,4 +1,4 @@
-"""LogReader: reads spans of a partition by position, outside any consumer group."""
+"""LogReader: reads spans of a partition by position, outside any consumer group. The worker's reader."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from streams.clients.records import poll_records
 from streams.errors import KafkaUnavailable
 
 LEADER_S_MAX = 3.0  # a dead leader does not answer: better to ask soon which broker leads now
-# As long as an output may wait for its broker.
+# As long as an output waits for its broker.
 PATIENCE_S = 60.0
 RETRY_PAUSE_S = 0.25
 READ_RECORDS_MAX = 4_096
@@ -32,7 +32,7 @@ Answer = TypeVar("Answer")
 
 
 class LogReader:
-    """A librdkafka consumer with positions of its own, read_committed unless told otherwise. One thread at a time.
+    """A consumer with positions of its own, read_committed unless told otherwise. One thread at a time.
 
     An empty fetch tells the end of a span and takes `fetch_wait_ms_max`; a reader that follows a log without end gives
     fetches more time. A cluster that does not answer is asked again for `patience_s` seconds. About `records_max` records
@@ -58,16 +58,16 @@ class LogReader:
         self._interrupted = False
 
     def begins(self, topic: str, partitions: Sequence[int]) -> dict[int, int]:
-        """Return the first position that each partition still holds."""
+        """Return the position of the first record that each partition still holds."""
         return self._edges(topic, partitions, OFFSET_BEGINNING)
 
     def ends(self, topic: str, partitions: Sequence[int]) -> dict[int, int]:
-        """Return the first position after the last record of each partition that the isolation lets through."""
+        """Return the position behind the last record of each partition that the isolation level shows."""
         return self._edges(topic, partitions, OFFSET_END)
 
     def _edges(self, topic: str, partitions: Sequence[int], edge: int) -> dict[int, int]:
-        # The consumer's call, not AdminClient.list_offsets (librdkafka 2.16): that one has no pause between attempts to
-        # connect to a leader that is down, keeps a leader epoch that has passed, and may tell an end of -1001.
+        # The consumer's call, not AdminClient.list_offsets (librdkafka 2.16): that one does not pause between attempts to
+        # connect to a dead leader, keeps an outdated leader epoch, and may return -1001 as an end.
         asked = [TopicPartition(topic, p, edge) for p in partitions]
 
         def ask() -> dict[int, int]:
@@ -80,7 +80,7 @@ class LogReader:
         return self._answer(f"{topic}: no begin or end offsets", ask)
 
     def topic_id(self, topic: str) -> str:
-        """Return the topic's id at the cluster: another one once it was deleted and made again."""
+        """Return the topic's id on the cluster; a topic that is deleted and made again gets a new one."""
 
         def ask() -> str:
             described = self._admin.describe_topics(TopicCollection([topic]), request_timeout=WORKER_ANSWER_S_MAX)
@@ -89,7 +89,7 @@ class LogReader:
         return self._answer(f"{topic}: not described", ask)
 
     def tombstones_kept_ms(self, topic: str) -> int:
-        """Return how long a reader has, from the beginning on, before tombstones may be gone (delete.retention.ms)."""
+        """Return how many ms a reader has, from the beginning on, before tombstones may be deleted (delete.retention.ms)."""
         resource = ConfigResource(ResourceType.TOPIC, topic)
 
         def ask() -> int:
@@ -99,7 +99,7 @@ class LogReader:
         return self._answer(f"{topic}: no settings", ask)
 
     def _answer(self, what: str, ask: Callable[[], Answer]) -> Answer:
-        """Ask again where a broker restarts, a topic has just been made, or partitions are between two leaders."""
+        """Ask again while a broker restarts, a new topic spreads, or a partition is between two leaders."""
         deadline = time.monotonic() + self._patience_s
         while True:
             try:
@@ -113,7 +113,7 @@ class LogReader:
                 self._consumer.list_topics(timeout=LEADER_S_MAX)
 
     def partitions(self, topic: str) -> list[int]:
-        """Return the partitions of a topic; none where it does not exist."""
+        """Return the partitions of a topic; an empty list if it does not exist."""
         try:
             known = self._consumer.list_topics(topic, timeout=WORKER_ANSWER_S_MAX).topics.get(topic)
         except KafkaException as exc:
@@ -121,7 +121,7 @@ class LogReader:
         return [] if known is None or known.error is not None else sorted(known.partitions)
 
     def read(self, topic: str, partition: int, first: int, stop: int) -> Iterator[list[Message]]:
-        """Yield the records in [first, stop), in order.
+        """Yield the records at positions [first, stop), in order.
 
         Raises:
             KafkaUnavailable: no answer in time, or an error of the partition.
@@ -154,11 +154,11 @@ class LogReader:
             self._consumer.unassign()
 
     def follow(self, topic: str, positions: Mapping[int, int]) -> None:
-        """Take up positions of a topic; `poll` then yields their records without end."""
+        """Start at positions of a topic, by partition; `poll` then returns records as they arrive."""
         self._consumer.assign([TopicPartition(topic, p, offset) for p, offset in positions.items()])
 
     def poll(self, timeout_s: float) -> tuple[list[Message], dict[int, int]]:
-        """Return records, and for each partition whose end was reached, its end position."""
+        """Return the records that have arrived, and the end position of each partition whose end was reached."""
         found, ends = poll_records(self._consumer, timeout_s, self._records_max)
         return found, {partition: end for (_, partition), end in ends.items()}
 

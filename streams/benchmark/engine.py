@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from streams.benchmark.cluster import Kafka, read_outputs, reader, watermarks
+from streams.benchmark.cluster import Kafka, read_outputs, reader
 from streams.benchmark.statistics import (
     BenchmarkError,
     Tally,
@@ -30,20 +30,21 @@ from streams.benchmark.statistics import (
     tally_seen,
 )
 from streams.benchmark.traffic import CARDS, Payments, make_payments, preload, receive, send_open_loop
+from streams.clients.cluster import offset_ranges, require_topics
 from streams.processes.launcher import Launched
 
-START_S_MAX = 180.0  # a JVM, a Python worker and torch start one after the other, perhaps on a busy machine
-STALL_S_MAX = 30.0  # longer than a rebalance or a restart; what is missing after such a silence counts as lost
-SETTLE_S = 1.0  # quiet time after the last expected output, in which a repeat would still show up
+START_S_MAX = 180.0  # a JVM, a Python worker and torch start one after the other, on a machine that may be busy
+STALL_S_MAX = 30.0  # longer than a rebalance or a restart; outputs missing after such a silence count as lost
+SETTLE_S = 1.0  # quiet time after the last expected output, in which a repeat would show
 STOP_S_MAX = 15.0
 POLL_S = 0.1
-LATENCY_WARM_UP = 2_000  # payments answered before the clock runs: connections, caches and first batches are warm
+LATENCY_WARM_UP = 2_000  # payments answered before the clock starts: connections, caches and first batches are warm
 LOG_TAIL_LINES = 15
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One process of a system under test; `environment` is added to this process's own."""
+    """One process of a system under test; `environment` is added to the environment of this process."""
 
     command: Sequence[str]
     environment: Mapping[str, str]
@@ -51,7 +52,7 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """What is measured: its processes, the topics that it reads and writes, the versions that it is made of."""
+    """The system under test: its processes, the topics that it reads and writes, the versions of its parts."""
 
     name: str
     launches: Sequence[Launch]
@@ -62,7 +63,7 @@ class System:
 
 @dataclass(slots=True)
 class _Progress:
-    """End of the output topic over time, as the harness saw it."""
+    """Records in the output topic over time, as the harness saw them."""
 
     times_ms: list[float] = field(default_factory=list)
     totals: list[int] = field(default_factory=list)
@@ -77,7 +78,7 @@ def run_throughput(system: System, kafka: Kafka, run: str, events: int, cards: i
     """Return the row of one throughput run on topics that are empty.
 
     Args:
-        system: what to start.
+        system: the system to start.
         kafka: connection settings.
         run: prefix of the ids.
         events: payments to preload.
@@ -95,7 +96,7 @@ def run_throughput(system: System, kafka: Kafka, run: str, events: int, cards: i
     if outputs.log_append_time:
         rate = events_per_second(outputs.times_ms)
     else:
-        # The output topic was made by others without log-append timestamps: end offsets, seen every POLL_S, do.
+        # Another program made the output topic without log-append timestamps: use end offsets, seen every POLL_S.
         rate = events_per_second(np.array(progress.times_ms), np.diff(progress.totals, prepend=0))
     return _row(
         system,
@@ -114,12 +115,12 @@ def run_latency(
     """Return the row of one latency run on topics that are empty.
 
     Args:
-        system: what to start.
+        system: the system to start.
         kafka: connection settings.
         run: prefix of the ids.
-        rate: payments a second, whether they are answered or not.
+        rate: payments/s, sent whether they are answered or not.
         seconds: measured time.
-        warm_up_s: time under load that is left out.
+        warm_up_s: seconds under load that are not measured.
         cards: cards that pay.
 
     Raises:
@@ -190,14 +191,14 @@ def run_latency(
         p50_ms=round(p50, 3),
         p99_ms=round(p99, 3),
         p999_ms=round(p999, 3),
-        # How late the generator itself was: beyond a few ms the machine, not the system, was measured.
+        # Lateness of the generator itself: beyond a few ms the run measured the machine, not the system.
         generator_late_p99_ms=round(_lateness_ms(sent[first:], rate), 3),
         events_per_second=round(_achieved_rate(received[first:]), 1),
     )
 
 
 def commit() -> str:
-    """Return the commit of the checkout that this package is imported from; "installed" outside one."""
+    """Return the commit of the checkout that this package comes from; "installed" outside a checkout."""
     folder = Path(__file__).parent
     try:
         described = subprocess.run(
@@ -217,7 +218,7 @@ def versions_of(*distributions: str) -> dict[str, str]:
 
 
 def _row(system: System, counts: Tally, **measured: Any) -> dict[str, Any]:
-    """Return a row in which every key is there, None where the mode does not measure it."""
+    """Return a row with every key; a value that the mode does not measure is None."""
     row: dict[str, Any] = {"system": system.name, "mode": None}
     row |= dict.fromkeys(("events_per_second", "p50_ms", "p99_ms", "p999_ms"))
     row |= {"lost": counts.lost, "repeated": counts.repeated, "foreign": counts.foreign}
@@ -232,7 +233,7 @@ def _row(system: System, counts: Tally, **measured: Any) -> dict[str, Any]:
 
 
 def _lateness_ms(sent_ns: np.ndarray[Any, np.dtype[np.int64]], rate: float) -> float:
-    """Return the 99th percentile of how far the sender was behind its own schedule, set by its most punctual call."""
+    """Return the 99th percentile of the sender's delay behind its schedule, in ms; its most punctual call sets the schedule."""
     behind = sent_ns - np.arange(len(sent_ns)) * (1e9 / rate)
     return float(np.percentile(behind - behind.min(), 99) / 1e6)
 
@@ -244,7 +245,7 @@ def _achieved_rate(received_ns: np.ndarray[Any, np.dtype[np.int64]]) -> float:
 
 @contextlib.contextmanager
 def _running(system: System) -> Iterator[list[Launched]]:
-    """Start the processes of a system; end them, and whatever they started, on the way out."""
+    """Start the processes of a system; end them, and the processes that they started, on exit."""
     with tempfile.TemporaryDirectory(prefix=f"streams-bench-{system.name}-") as folder:
         processes: list[Launched] = []
         try:
@@ -264,11 +265,12 @@ def _tail(process: Launched) -> str:
 
 
 def _wait_for_outputs(kafka: Kafka, system: System, processes: Sequence[Launched], expected: int) -> _Progress:
-    """Watch the output topic until `expected` outputs were followed by quiet, or nothing more comes."""
+    """Watch the output topic until quiet follows `expected` outputs, or no output comes for STALL_S_MAX."""
     progress = _Progress()
     begin = last_change = time.monotonic()
     total = 0
-    with reader(kafka) as consumer:
+    with contextlib.closing(reader(kafka)) as consumer:
+        counts = require_topics(consumer, [system.output_topic])
         while True:
             for process in processes:
                 if (code := process.poll()) is not None:
@@ -276,7 +278,7 @@ def _wait_for_outputs(kafka: Kafka, system: System, processes: Sequence[Launched
                         f"{system.name}: expected to run until all is answered, "
                         f"ended with {code} at {total:,} of {expected:,} outputs:\n{_tail(process)}"
                     )
-            now_total = sum(high for _low, high in watermarks(consumer, system.output_topic))
+            now_total = sum(end for _first, end in offset_ranges(consumer, counts).values())
             now = time.monotonic()
             if now_total != total:
                 total, last_change = now_total, now

@@ -15,7 +15,7 @@ Ints = npt.NDArray[np.int64]
 
 
 class BenchmarkError(StreamsError):
-    """A benchmark that cannot start, or whose measurement would mean nothing."""
+    """A benchmark cannot start, or its measurement would mean nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Tally:
     Args:
         lost: inputs without an output.
         repeated: outputs beyond the first of their input.
-        foreign: outputs that answer no input of this run.
+        foreign: outputs that name no input of this run.
     """
 
     lost: int
@@ -37,7 +37,7 @@ def tally(positions: Ints, expected: int) -> Tally:
     """Count lost, repeated and foreign outputs.
 
     Args:
-        positions: int64[outputs], the input position that each output names; negative where it names none.
+        positions: int64[outputs], the input position that each output names; negative without one.
         expected: number of inputs, positions 0 to expected - 1.
     """
     known = positions[(positions >= 0) & (positions < expected)]
@@ -45,13 +45,13 @@ def tally(positions: Ints, expected: int) -> Tally:
 
 
 def tally_seen(seen: Ints, foreign: int) -> Tally:
-    """Count from int64[inputs], how often each input was answered."""
+    """Count lost, repeated and foreign outputs from int64[inputs], how often each input was answered."""
     answered = int(np.count_nonzero(seen))
     return Tally(lost=len(seen) - answered, repeated=int(seen.sum()) - answered, foreign=foreign)
 
 
 def position_of(value: bytes, run: str) -> int:
-    """Return the input position that an output names, -1 where it names none of this run."""
+    """Return the input position that an output names, -1 without one of this run."""
     try:
         identity = orjson.loads(value)["transaction_id"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
@@ -64,15 +64,15 @@ def position_of(value: bytes, run: str) -> int:
 
 
 def events_per_second(times_ms: npt.NDArray[Any], counts: npt.NDArray[Any] | None = None, start: float = 0.1) -> float:
-    """Return the rate between the time at which `start` of all outputs existed and the time of the last one.
+    """Return the rate in outputs/s, from the time at which a share `start` of all outputs existed to the last output.
 
     Args:
         times_ms: [n] times in any order; many outputs may share one.
         counts: [n] outputs that appeared at each time; None counts one each.
-        start: share of the outputs left out as start-up.
+        start: share of the outputs that is left out as start-up.
 
     Raises:
-        BenchmarkError: nothing appeared, or everything at one instant, so that no rate exists.
+        BenchmarkError: no output, or all at one instant: no rate exists.
     """
     if len(times_ms) == 0:
         raise BenchmarkError("expected outputs, got none; no rate exists")
@@ -83,19 +83,19 @@ def events_per_second(times_ms: npt.NDArray[Any], counts: npt.NDArray[Any] | Non
     first = times[int(np.searchsorted(cumulated, start * cumulated[-1]))]
     if times[-1] == first:
         raise BenchmarkError(f"{cumulated[-1]:.0f} outputs appeared at one instant; use more events")
-    # Outputs that share the first timestamp came in before the interval, also those beyond `start`.
+    # Outputs that share the first timestamp came before the interval, also those beyond `start`.
     return float(sizes[times > first].sum() / (times[-1] - first) * 1e3)
 
 
 def percentiles_ms(sent_ns: Ints, received_ns: Ints) -> tuple[float, float, float]:
-    """Return the 50th, 99th and 99.9th percentile of the latencies of all that was received, in milliseconds.
+    """Return the 50th, 99th and 99.9th percentile of the latencies of all received outputs, in ms.
 
     Args:
         sent_ns: int64[n] by position.
-        received_ns: int64[n] by position, 0 where nothing was received.
+        received_ns: int64[n] by position, 0 for an output that was not received.
 
     Raises:
-        BenchmarkError: nothing was received.
+        BenchmarkError: no output was received.
     """
     arrived = received_ns > 0
     if not arrived.any():

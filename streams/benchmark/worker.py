@@ -1,4 +1,4 @@
-"""This project's worker as a system under test: its real topics, its whole job."""
+"""This project's worker as a system under test, with its real topics and its whole job."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from confluent_kafka.admin import NewTopic
-
 from streams.benchmark.cluster import LOG_APPEND_TIME, fresh_topics
 from streams.benchmark.engine import Launch, System, versions_of
+from streams.clients.connection import command_config
+from streams.clients.topic_admin import new_topic
 from streams.kafka import EmbeddedKafka
 from streams.processes.identity import free_ports
 from streams.processes.launcher import worker_command, worker_environment
@@ -21,7 +21,7 @@ PARTS = ("streams", "faust-streaming", "aiokafka", "confluent-kafka", "torch", "
 
 @contextlib.contextmanager
 def cluster_of_run() -> Iterator[tuple[Settings, bool]]:
-    """Yield settings that name a cluster, and whether it exists for this run alone and ends with it."""
+    """Yield settings that name a cluster, and whether the cluster exists for this run alone."""
     settings = load_settings()
     if settings.bootstrap_servers:
         yield settings, False
@@ -31,23 +31,15 @@ def cluster_of_run() -> Iterator[tuple[Settings, bool]]:
 
 
 def prepare_worker(settings: Settings, *, replace: bool) -> None:
-    """Make all topics of the project, empty; decisions get the broker's timestamps.
+    """Make all topics of the project exist and be empty; the broker stamps decisions.
 
     Raises:
-        BenchmarkError: one holds records and `replace` is off, or the cluster refuses.
+        BenchmarkError: a topic holds records and `replace` is off, or the cluster refuses.
     """
     topics = settings.topics
     fresh_topics(
-        settings.librdkafka(),
-        [
-            NewTopic(
-                topic.name,
-                topic.partition_count(settings.partitions),
-                settings.replication_factor,
-                config=topic.config | (LOG_APPEND_TIME if topic is topics.decisions else {}),
-            )
-            for topic in topics.all
-        ],
+        command_config(settings),
+        [new_topic(topic, settings, **(LOG_APPEND_TIME if topic is topics.decisions else {})) for topic in topics.all],
         replace=replace,
     )
 
@@ -56,10 +48,10 @@ def worker_system(settings: Settings, folder: Path, run: str, workers: int) -> S
     """Return `workers` worker processes in a group of their own.
 
     Args:
-        settings: cluster and everything that `STREAMS_` variables do not override below.
+        settings: the cluster and the topics.
         folder: for the workers' files.
-        run: makes the group unique, so that nothing is recovered from an earlier run.
-        workers: processes.
+        run: makes the group unique, so that no state of an earlier run is recovered.
+        workers: number of processes.
     """
     launches = [
         Launch(

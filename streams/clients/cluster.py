@@ -1,17 +1,18 @@
-"""What commands ask a cluster, with sentences that say what to do where it does not answer."""
+"""Questions of a command to a cluster: partitions and offsets. Each error says what to do."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from streams.clients.connection import ANSWER_S_MAX, QUIET
+from streams.clients.connection import COMMAND_ANSWER_S_MAX
+from streams.clients.records import Place
 from streams.errors import KafkaUnavailable
-from streams.settings import Settings
 
 # What a client hears of a partition between two leaders.
 ELECTING: Final = frozenset(
@@ -28,22 +29,26 @@ ELECTING: Final = frozenset(
 ELECTION_POLL_S: Final = 0.05
 
 
-def partition_counts(admin: AdminClient) -> dict[str, int]:
-    """Return the number of partitions of each topic of the cluster."""
+def partition_counts(client: AdminClient | Consumer) -> dict[str, int]:
+    """Return the number of partitions of each topic of the cluster.
+
+    Raises:
+        KafkaUnavailable: no answer within COMMAND_ANSWER_S_MAX.
+    """
     try:
-        topics = admin.list_topics(timeout=ANSWER_S_MAX).topics
+        topics = client.list_topics(timeout=COMMAND_ANSWER_S_MAX).topics
     except KafkaException as exc:
         raise KafkaUnavailable(f"the cluster stopped answering: {exc.args[0].str()}; check the broker") from exc
     return {name: len(topic.partitions) for name, topic in topics.items()}
 
 
-def require_topics(admin: AdminClient, names: Iterable[str]) -> dict[str, int]:
+def require_topics(client: AdminClient | Consumer, names: Iterable[str]) -> dict[str, int]:
     """Return the partition counts of `names`.
 
     Raises:
         KafkaUnavailable: one does not exist.
     """
-    found = partition_counts(admin)
+    found = partition_counts(client)
     missing = [name for name in names if name not in found]
     if missing:
         raise KafkaUnavailable(
@@ -52,37 +57,27 @@ def require_topics(admin: AdminClient, names: Iterable[str]) -> dict[str, int]:
     return {name: found[name] for name in names}
 
 
-def reading_consumer(settings: Settings, **extra: Any) -> Consumer:
-    """Return a consumer that joins no group, commits nothing and sees committed records only."""
-    config: dict[str, Any] = {
-        **settings.librdkafka(),
-        **QUIET,
-        "group.id": settings.application_id,  # the client wants one that it may see; assign() never joins it
-        "enable.auto.commit": False,
-        "isolation.level": "read_committed",
-        **extra,
-    }
-    return Consumer(config)
-
-
-def offset_ranges(consumer: Consumer, counts: Mapping[str, int]) -> dict[tuple[str, int], tuple[int, int]]:
-    """Return the first offset and the offset behind the last record of each partition.
+def offset_ranges(
+    consumer: Consumer, counts: Mapping[str, int], answer_s_max: float = COMMAND_ANSWER_S_MAX
+) -> dict[Place, tuple[int, int]]:
+    """Return the first offset of each partition and the offset behind its last record.
 
     Args:
         consumer: client of the cluster.
         counts: partitions of each topic asked for.
+        answer_s_max: seconds for all answers, elections of leaders included.
 
     Raises:
-        KafkaUnavailable: a partition has no leader that answers within ANSWER_S_MAX.
+        KafkaUnavailable: a partition has no leader that answers in time.
     """
-    found: dict[tuple[str, int], tuple[int, int]] = {}
-    deadline = time.monotonic() + ANSWER_S_MAX
+    found: dict[Place, tuple[int, int]] = {}
+    deadline = time.monotonic() + answer_s_max
     for name, count in counts.items():
         for partition in range(count):
             place = TopicPartition(name, partition)
             while (name, partition) not in found:
                 try:
-                    found[name, partition] = consumer.get_watermark_offsets(place, timeout=ANSWER_S_MAX)
+                    found[name, partition] = consumer.get_watermark_offsets(place, timeout=answer_s_max)
                 except KafkaException as exc:
                     # A topic just made, or a broker just lost: the next leader answers in a moment.
                     if exc.args[0].code() not in ELECTING or time.monotonic() > deadline:
@@ -90,4 +85,7 @@ def offset_ranges(consumer: Consumer, counts: Mapping[str, int]) -> dict[tuple[s
                             f"{name}[{partition}]: expected its offsets, got {exc.args[0].str()!r}; check the brokers"
                         ) from exc
                     time.sleep(ELECTION_POLL_S)
+                    # The client would go by what it knows of a topic that was deleted and made again.
+                    with contextlib.suppress(KafkaException):
+                        consumer.list_topics(name, timeout=answer_s_max)
     return found

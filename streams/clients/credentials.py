@@ -1,4 +1,4 @@
-"""Credentials: how this process shows itself to the brokers, for the clients that do not read librdkafka's settings."""
+"""Credentials of this process for the clients that do not read librdkafka's settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def aiokafka_security(settings: Settings) -> dict[str, Any]:
     """Return the arguments of an aiokafka client for the security settings.
 
     Raises:
-        SettingsError: a file cannot be read or is not what its setting says.
+        SettingsError: a file cannot be read, or holds no certificate or key.
     """
     security: dict[str, Any] = {"security_protocol": settings.security_protocol}
     if settings.security_protocol.endswith("SSL"):
@@ -28,14 +28,14 @@ def aiokafka_security(settings: Settings) -> dict[str, Any]:
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext:
-    """Return the context that checks the broker's certificate and host name, and shows ours where there is one.
+    """Return a context that checks the broker's certificate and host name, and presents ours if one is set.
 
     Raises:
-        SettingsError: a file cannot be read or is not what its setting says.
+        SettingsError: a file cannot be read, or holds no certificate or key.
     """
     try:
         context = ssl.create_default_context(cafile=settings.ssl_ca_location or None)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2  # some distributions' Python leaves that to the system
+        context.minimum_version = ssl.TLSVersion.TLSv1_2  # some distributions' Python takes the system's minimum
     except OSError as exc:  # SSLError among them
         raise SettingsError(
             f"ssl_ca_location={settings.ssl_ca_location}: expected certificates as PEM text, got: {exc}; correct the path"
@@ -45,7 +45,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext:
             context.load_cert_chain(
                 settings.ssl_certificate_location,
                 settings.ssl_key_location,
-                settings.ssl_key_password,  # empty, not None: OpenSSL would ask the terminal
+                settings.ssl_key_password,  # empty, not None: with None OpenSSL asks the terminal
             )
         except OSError as exc:
             raise SettingsError(

@@ -1,4 +1,4 @@
-"""Producing from a command: idempotent, counted by the broker's acknowledgements."""
+"""Producer of a command: idempotent; it counts the broker's acknowledgements."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message
 
-from streams.clients.connection import QUIET
+from streams.clients.connection import command_config, idempotent_producer
 from streams.errors import DeliveryFailed
 from streams.settings import Settings
 
-# About 0.3 s of full speed: enough to keep every partition's next batch ready, little enough to stop quickly.
+# About 0.3 s at full speed: enough to keep the next batch of every partition ready, little enough to stop quickly.
 QUEUE_RECORDS_MAX: Final = 100_000
-# Below it the cost of a call shows, above it the first record waits for the last one's encoding.
+# Fewer make the cost of a call show; more make the first record wait until the last one is encoded.
 CALL_RECORDS_MAX: Final = 4_096
-# A cluster that is restarted comes back within a minute; then records are reported as failed instead of kept for ever.
+# A restarted cluster answers within a minute; after two, records count as failed instead of being kept for ever.
 CONFIRM_S_MAX: Final = 120.0
 GIVE_UP_S: Final = 2.0
 
@@ -30,21 +30,18 @@ class Delivery:
     """An idempotent producer. `confirmed` counts records that all in-sync replicas hold.
 
     Attributes:
-        topics: the public topics, as the cluster calls them.
+        topics: the public topics under their names on this cluster.
+        sent: records queued.
+        failed: records that were not delivered.
 
-    Queue: QUEUE_RECORDS_MAX records; `send` waits while it is full, so that memory is bounded and order is kept.
+    The queue holds QUEUE_RECORDS_MAX records; `send` waits while it is full, which bounds memory and keeps order.
     """
 
     def __init__(self, settings: Settings, *, linger_ms: float = 5.0) -> None:
-        self._producer = Producer(
-            {
-                **settings.librdkafka(),
-                **QUIET,
+        self._producer = idempotent_producer(
+            command_config(settings),
+            **{
                 "client.id": "streams-produce",
-                "acks": "all",
-                "enable.idempotence": True,
-                # Java's and Faust's partitioner: a key's records meet that key's state.
-                "partitioner": "murmur2_random",
                 "compression.type": "lz4",
                 "linger.ms": linger_ms,
                 "batch.num.messages": 10_000,
@@ -52,11 +49,11 @@ class Delivery:
                 "queue.buffering.max.messages": QUEUE_RECORDS_MAX + CALL_RECORDS_MAX,
                 "queue.buffering.max.kbytes": 1_048_576,
                 "delivery.timeout.ms": int(CONFIRM_S_MAX * 1000),
-                # Reports of failures only: what was sent, has left the queue and did not fail is confirmed.
+                # Report failures only: a record that has left the queue without one is confirmed.
                 "delivery.report.only.error": True,
                 "on_delivery": self._failed_one,
                 "error_cb": self._error,
-            }
+            },
         )
         self.topics = settings.topics
         self.sent = 0
@@ -75,7 +72,7 @@ class Delivery:
 
     @property
     def waiting(self) -> int:
-        """Records sent of which nothing is known yet."""
+        """Records queued or sent, not yet confirmed or failed."""
         return len(self._producer)
 
     @property
@@ -87,7 +84,7 @@ class Delivery:
         """Queue records in order; wait while the queue is full.
 
         Raises:
-            DeliveryFailed: the producer refuses to go on (an idempotent sequence was broken).
+            DeliveryFailed: the producer cannot go on, because an idempotent sequence is broken.
         """
         for start in range(0, len(values), CALL_RECORDS_MAX):
             stop = start + CALL_RECORDS_MAX
@@ -116,10 +113,10 @@ class Delivery:
         self._producer.poll(wait_s)
 
     def flush(self) -> None:
-        """Wait until the fate of every record is known, and refuse to call a loss a success.
+        """Wait until every record is confirmed or failed.
 
         Raises:
-            DeliveryFailed: a record was not confirmed.
+            DeliveryFailed: a record is not confirmed.
         """
         deadline = time.monotonic() + CONFIRM_S_MAX
         while self._producer.flush(0.5) and time.monotonic() < deadline:
@@ -131,7 +128,7 @@ class Delivery:
             )
 
     def give_up(self) -> None:
-        """Wait briefly for what is under way: an interrupted command must not wait for a cluster that is gone."""
+        """Wait GIVE_UP_S for records under way: an interrupted command must not wait for a cluster that is gone."""
         self._producer.flush(GIVE_UP_S)
 
     def _send_one(

@@ -1,7 +1,7 @@
-"""HangWatch: tells a call of librdkafka that will never return from one that takes its time.
+"""HangWatch: tells a call of librdkafka that never returns from a slow one.
 
-Its send_offsets_to_transaction may lose the answer with the coordinator's connection, and then waits for it for ever,
-whatever time-out it was given (librdkafka #5456). The settings of WAKING end most such waits.
+send_offsets_to_transaction can lose its answer with the coordinator's connection, and then waits for ever, whichever
+time-out it was given (librdkafka #5456). The settings of WAKING end most such waits.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 LOOK_S = 1.0
-# For a transactional client. While it waits for the group's coordinator it asks who that is only as one of its own connections
-# comes or goes, and after a broker's death none may: the dead one leaves the cluster, and is not tried any more (#5511).
-# Idle connections go after 4-5 s, and so wake it; the next record makes them anew, but the one to the transactions'
-# coordinator comes back at once. No less: what waits for a slow broker's answer counts as idle, too, and would have to be
-# asked again for ever. A broker that is gone is tried every second, not every ten.
+# For a transactional client. While it waits for the group's coordinator, it looks for a new one only when one of its own
+# connections opens or closes. After a broker's death none may: the broker leaves the cluster, and the client no longer
+# connects to it (#5511). Idle connections close after 4-5 s, and so wake the client. The next record opens them again; the
+# one to the transaction coordinator reopens at once. No shorter: a connection that waits for a slow broker's answer counts
+# as idle too, and its request would be repeated for ever. A broker that is gone is tried every second, not every ten.
 WAKING = {"connections.max.idle.ms": 4_000, "reconnect.backoff.max.ms": 1_000}
 
 
 class HangWatch:
-    """Runs one thread's blocking calls, while others look.
+    """Runs the blocking calls of one thread; other threads look whether they hang.
 
     Args:
-        seconds_max: what no call takes that will return, if a broker answers.
+        seconds_max: longer than any call takes that returns, while a broker answers.
     """
 
     def __init__(self, seconds_max: float) -> None:
@@ -44,7 +44,7 @@ class HangWatch:
             self._began_at = None
 
     def look(self) -> bool:
-        """Tell whether a call hangs: over its time now, and at a look LOOK_S ago, for once may be a pause of the process."""
+        """Tell whether a call hangs: it is overdue now and was LOOK_S ago. Overdue once may be a pause of the process."""
         began_at, now = self._began_at, time.monotonic()
         if began_at is None or now - began_at <= self._seconds_max:
             self._suspect = None

@@ -6,15 +6,17 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Final, Self
 
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, Message, TopicPartition
 
-from streams.clients.cluster import offset_ranges, reading_consumer, require_topics
-from streams.clients.connection import connect
+from streams.clients.cluster import offset_ranges, require_topics
+from streams.clients.connection import command_config, connect, reading_consumer
+from streams.clients.records import poll_records
 from streams.errors import KafkaUnavailable
 from streams.settings import Settings
 
 READ_RECORDS_MAX: Final = 10_000
-# A cluster that is away for longer than a rolling restart takes is worth a word and an end.
+POLL_S: Final = 0.5
+# Longer than a rolling restart keeps a cluster away.
 SILENCE_S_MAX: Final = 60.0
 
 
@@ -34,15 +36,11 @@ class TopicReader:
         counts = require_topics(connect(settings), topics)
         self._last_error = ""
         self._consumer = reading_consumer(
-            settings,
-            **{
-                "enable.partition.eof": True,
-                "fetch.message.max.bytes": 4_194_304,
-                "queued.max.messages.kbytes": 65_536,
-                "error_cb": self._error,
-            },
+            command_config(settings),
+            settings.application_id,
+            **{"fetch.message.max.bytes": 4_194_304, "error_cb": self._error},
         )
-        # Records that arrive while a reader of "what is there" reads are not its business, or it might never end.
+        # `until_end` stops where the partitions end now: it might never end if it followed a producer.
         ranges = offset_ranges(self._consumer, counts)
         self._ends = {key: end for key, (_, end) in ranges.items()}
         self._open = {key for key, (first, end) in ranges.items() if end > first}
@@ -62,7 +60,7 @@ class TopicReader:
 
     def poll(self, wait_s: float) -> list[Message]:
         """Return what has arrived, waiting up to `wait_s` for the first record and no longer for the others."""
-        return [message for message in self._take(wait_s) if self._is_record(message)]
+        return poll_records(self._consumer, wait_s, READ_RECORDS_MAX)[0]
 
     def follow(self) -> Iterator[list[Message]]:
         """Yield batches without an end; an empty one when nothing came for a moment."""
@@ -78,8 +76,8 @@ class TopicReader:
         open_ = set(self._open)
         silent_s = 0.0
         while open_:
-            messages = self._take(0.5)
-            silent_s = 0.0 if messages else silent_s + 0.5
+            messages, ends = poll_records(self._consumer, POLL_S, READ_RECORDS_MAX)
+            silent_s = 0.0 if messages or ends else silent_s + POLL_S
             if silent_s >= SILENCE_S_MAX:
                 raise KafkaUnavailable(
                     f"{len(open_)} partitions: no answer for {SILENCE_S_MAX:.0f} s ({self._last_error or 'no error'}); "
@@ -87,32 +85,14 @@ class TopicReader:
                 )
             batch = []
             for message in messages:
-                key = (str(message.topic()), int(message.partition() or 0))
-                error = message.error()
-                # The end is also told by an event: transaction markers have offsets but are never handed out.
-                if error is not None and error.code() == KafkaError._PARTITION_EOF:
+                key = (str(message.topic()), message.partition() or 0)
+                offset, end = message.offset() or 0, self._ends[key]
+                if offset < end:
+                    batch.append(message)
+                if offset + 1 >= end:
                     open_.discard(key)
-                elif self._is_record(message):
-                    offset = int(message.offset() or 0)
-                    if offset < self._ends[key]:
-                        batch.append(message)
-                    if offset + 1 >= self._ends[key]:
-                        open_.discard(key)
+            open_ -= ends.keys()
             yield batch
-
-    def _take(self, wait_s: float) -> list[Message]:
-        first = self._consumer.poll(wait_s)
-        return [] if first is None else [first, *self._consumer.consume(READ_RECORDS_MAX, 0)]
-
-    def _is_record(self, message: Message) -> bool:
-        error = message.error()
-        if error is None:
-            return True
-        if error.code() != KafkaError._PARTITION_EOF:
-            raise KafkaUnavailable(f"{message.topic()}[{message.partition()}]: {error.str()}") from KafkaException(
-                error
-            )
-        return False
 
     def _error(self, error: KafkaError) -> None:
         self._last_error = error.str()

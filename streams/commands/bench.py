@@ -14,7 +14,7 @@ from streams.benchmark import BenchmarkError, System, run_latency, run_throughpu
 from streams.benchmark.engine import new_run
 from streams.benchmark.traffic import CARDS
 from streams.benchmark.worker import cluster_of_run, prepare_worker, worker_system
-from streams.clients.connection import QUIET, connect
+from streams.clients.connection import command_config, connect
 from streams.commands.parameters import FiniteRange
 
 Row = dict[str, Any]
@@ -107,7 +107,7 @@ def _run(measure: Callable[[System, dict[str, Any], str], Row], workers: int, re
         connect(settings)
         prepare_worker(settings, replace=own or recreate_topics)
         run = new_run()
-        row = measure(worker_system(settings, Path(folder), run, workers), settings.librdkafka() | QUIET, run)
+        row = measure(worker_system(settings, Path(folder), run, workers), command_config(settings), run)
     return row | {"guarantee": settings.guarantee}
 
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 24 * HOUR_MS
 LABEL_DELAY_MS: Final = 7 * DAY_MS
-# What an answer may take that is not lost: a rebalance, or the rest of a backlog.
-ANSWER_S_MAX: Final = 20.0
+# The longest silence of the outputs that is no loss: a rebalance, or the rest of a backlog.
+OUTPUT_SILENCE_S_MAX: Final = 20.0
 # Traffic pauses behind it: a demo that asks more than the machine can do must not fill its memory.
 WAITING_MAX: Final = 200_000
 CHECK_S: Final = 0.5
@@ -254,10 +254,10 @@ class _Traffic:
             self._invalid_sent += 1
 
     def wait_for_answers(self, phase: str) -> None:
-        """Return when each event has its answer, or when none has come for ANSWER_S_MAX."""
+        """Return when each event has its answer, or when none has come for OUTPUT_SILENCE_S_MAX."""
         self._delivery.flush()
         waiting, since = self._tally.pending, time.monotonic()
-        while waiting and time.monotonic() - since < ANSWER_S_MAX:
+        while waiting and time.monotonic() - since < OUTPUT_SILENCE_S_MAX:
             self.turn([], phase)
             if self._tally.pending < waiting:
                 waiting, since = self._tally.pending, time.monotonic()
@@ -322,7 +322,9 @@ def _summarise(tally: Tally) -> None:
     for name, text in rows:
         click.echo(f"{name:<14}{text}")
     if tally.pending:
-        raise StreamsError(f"{tally.pending:,} events got no answer within {ANSWER_S_MAX:.0f} s of the last one")
+        raise StreamsError(
+            f"{tally.pending:,} events got no answer within {OUTPUT_SILENCE_S_MAX:.0f} s of the last one"
+        )
 
 
 def _count(number: int, noun: str) -> str:

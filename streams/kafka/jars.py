@@ -1,7 +1,7 @@
-"""The jars of the embedded Apache Kafka: what `jgo` resolves for `kafka_2.13`, plus the log4j binding that brokers log through.
+"""The jars of the embedded Apache Kafka: those that `jgo` resolves for `kafka_2.13`, plus the log4j binding of brokers.
 
-Fixed by digest, so that every machine runs the same broker and a damaged or exchanged download is refused. A new
-version is `jgo.build("org.apache.kafka:kafka_2.13:VERSION")` and its lock file, written down here.
+Digests make every machine run the same broker, and refuse a damaged or exchanged download. To take a new version, run
+`jgo.build("org.apache.kafka:kafka_2.13:VERSION")` and copy its lock file into this list.
 """
 
 # ruff: noqa: E501

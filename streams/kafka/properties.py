@@ -1,6 +1,6 @@
-"""What a broker of the embedded Kafka is configured with, as the text of its files.
+"""Configuration files of a broker of the embedded Kafka.
 
-The files name paths relative to the broker's folder, where it runs: no path needs escaping.
+Paths are relative to the broker's folder, its working directory: no path needs escaping.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def server_properties(
     """Return the server properties of one broker, which is a controller too.
 
     Args:
-        node: its node id, from 1.
+        node: node id of the broker, from 1.
         ports: client port of each broker, in order of node ids.
         controller_ports: controller port of each, in the same order.
         extra: properties that win over those below.
@@ -30,7 +30,7 @@ def server_properties(
     return {
         "process.roles": "broker,controller",
         "node.id": str(node),
-        # Voters by address, not recorded in the metadata log: ports may differ from one start to the next.
+        # Voters by address, not in the metadata log: ports may change from one start to the next.
         "controller.quorum.voters": quorum,
         "controller.listener.names": "CONTROLLER",
         "inter.broker.listener.name": "CLIENT",
@@ -38,7 +38,7 @@ def server_properties(
         "listeners": f"CLIENT://127.0.0.1:{ports[node - 1]},CONTROLLER://127.0.0.1:{controller_ports[node - 1]}",
         "advertised.listeners": f"CLIENT://127.0.0.1:{ports[node - 1]}",
         "log.dirs": DATA_FOLDER,
-        # A laptop's cores, shared with the workers; the defaults (3 and 8) are for a machine of the broker's own.
+        # The broker shares a laptop's cores with the workers; the defaults (3 and 8) suit a dedicated machine.
         "num.network.threads": "2",
         "num.io.threads": "2",
         "background.threads": "2",
@@ -46,7 +46,7 @@ def server_properties(
         "compression.type": "producer",
         "default.replication.factor": str(replicas),
         "min.insync.replicas": str(min(2, replicas)),
-        # Each partition of an internal topic costs files and time at every start; 50 are for thousands of groups.
+        # Each partition of an internal topic costs files and time at every start; the default of 50 suits thousands of groups.
         "offsets.topic.num.partitions": "4",
         "offsets.topic.replication.factor": str(replicas),
         "transaction.state.log.num.partitions": "4",
@@ -55,16 +55,16 @@ def server_properties(
         "share.coordinator.state.topic.num.partitions": "1",
         "share.coordinator.state.topic.replication.factor": str(replicas),
         "share.coordinator.state.topic.min.isr": str(min(2, replicas)),
-        # No fleet is about to join: a lone worker should not wait 3 s for others.
+        # A lone worker should not wait the default 3 s for others to join.
         "group.initial.rebalance.delay.ms": "0",
         "group.min.session.timeout.ms": "1000",
         **({} if brokers > 1 else _ALONE),
-        # A transaction of a killed worker holds its readers up until it is aborted.
+        # Readers of a topic wait until the transaction of a killed worker is aborted; the default checks every 10 s.
         "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
         "log.segment.bytes": str(128 * 1024 * 1024),
         "log.retention.hours": "24",
         "log.retention.check.interval.ms": "60000",
-        # 128 MB by default, half of the initial heap; this much cleans 600,000 keys in one pass.
+        # The default, 128 MB, is half of the initial heap; 16 MB clean 600,000 keys in one pass.
         "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
         **extra,
     }
@@ -75,8 +75,8 @@ def properties_text(properties: Mapping[str, str]) -> str:
     return "".join(f"{key}={value.translate(_ESCAPES)}\n" for key, value in properties.items())
 
 
-# A killed broker may register again only when its last session is over, 9 s by default. That much patience keeps
-# leaders from moving without need; alone, there is nobody to move to, and it would only be time to wait after a crash.
+# A killed broker can register again only when its last session has expired, after 9 s by default. Long sessions keep
+# leaders from moving without need; a lone broker has no other to move to, and would only start later after a crash.
 _ALONE = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
 
 _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n"})

@@ -20,7 +20,7 @@ from streams.transport.ownership.ownership import state_writer_id
 logger = logging.getLogger(__name__)
 
 # Whoever takes partitions over waits for what is open in their state. A broker looks for transactions whose time is over
-# every 10 s: with those this stays below `ownership.ANSWER_S_MAX`.
+# every 10 s: with those this stays below `WORKER_ANSWER_S_MAX`.
 TRANSACTION_S_MAX = 15.0
 CALL_S_MIN = 1.0
 HUNG_S = TRANSACTION_S_MAX + 3.0

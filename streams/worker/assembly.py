@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import sys
@@ -13,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from models.features import sessions
 from models.fraud.runner import FraudRunner
@@ -22,8 +21,10 @@ from models.recommender.runner import RecommenderRunner
 from streams.agents.fraud import CardReplay, CardState, FraudJob, FraudModel
 from streams.agents.labels import LabelJob, LabelReplay
 from streams.agents.recommendations import RecommendationJob, SessionReplay, SessionState
+from streams.clients.connection import WORKER_ANSWER_S_MAX, admin_client, reading_consumer
 from streams.clients.credentials import aiokafka_security
 from streams.clients.log_reader import LogReader
+from streams.clients.topic_admin import grow_topic, make_topics, new_topic
 from streams.contract.columns import Limits
 from streams.contract.topics import MISSING, Topic, state_topic
 from streams.engine.device import Device
@@ -248,21 +249,19 @@ class Assembly:
 
     def _create(self, topic: Topic, count: int) -> None:
         """Make the topic, or give it the partitions that the input has been given since."""
-        admin = AdminClient(self._config)
-        try:
-            if self._reader.partitions(topic.name):
-                admin.create_partitions([NewPartitions(topic.name, count)])[topic.name].result(30)
-            else:
-                new = NewTopic(topic.name, count, self._settings.replication_factor, config=topic.config)
-                admin.create_topics([new])[topic.name].result(30)
-        except (KafkaException, TimeoutError) as exc:
-            found = len(self._reader.partitions(topic.name))
-            if found != count:  # another worker may have made it meanwhile
-                cause = exc.args[0].str() if isinstance(exc, KafkaException) else "no answer"
-                raise KafkaUnavailable(
-                    f"{topic.name}: expected {count} partitions, as the input has, found {found}: {cause}; "
-                    "create it with as many, or allow this user to; or delete it to have it rebuilt from the input"
-                ) from exc
+        admin = admin_client(self._config)
+        if self._reader.partitions(topic.name):
+            refused = grow_topic(admin, topic.name, count, WORKER_ANSWER_S_MAX)
+        else:
+            new = new_topic(topic, self._settings)
+            with contextlib.closing(reading_consumer(self._config, self._settings.application_id)) as consumer:
+                refused = make_topics(admin, consumer, [new], answer_s_max=WORKER_ANSWER_S_MAX).get(topic.name)
+        # Another worker may have made the topic in the meantime.
+        if refused is not None and (found := len(self._reader.partitions(topic.name))) != count:
+            raise KafkaUnavailable(
+                f"{topic.name}: expected {count} partitions, as the input has, found {found}: {refused.str()}; "
+                "create it with as many, or allow this user to; or delete it to have it rebuilt from the input"
+            )
 
     def _checkpoint_files(self) -> Mirror:
         settings = self._settings

@@ -26,11 +26,12 @@ from environments import PEERS, Environment, Peer, PeerUnavailable, environment_
 from rich.console import Console
 from rich.table import Table
 
-from streams.benchmark import BenchmarkError, Launch, System, run_latency, run_throughput
+from streams.benchmark import Launch, System, run_latency, run_throughput
 from streams.benchmark.cluster import LOG_APPEND_TIME, fresh_topics, remove_topics
 from streams.benchmark.engine import new_run
 from streams.benchmark.worker import cluster_of_run, prepare_worker, worker_system
-from streams.clients.connection import QUIET
+from streams.clients.connection import command_config
+from streams.errors import StreamsError
 from streams.settings import Settings
 
 SCRIPTS = Path(__file__).parent / "peers"
@@ -92,7 +93,7 @@ def main(
                         row = _run_ours(settings, own_cluster or recreate_topics, mode, events, rate, seconds)
                     else:
                         row = _run_peer(PEERS[name], environments[name], settings, mode, events, rate, seconds)
-                except BenchmarkError as exc:
+                except StreamsError as exc:
                     failures[name] = f"run {number + 1}: {exc}"
                     console.print(f"[{number + 1}/{runs}] {name} failed: {exc}", markup=False, highlight=False)
                     continue
@@ -109,7 +110,7 @@ def main(
 
 
 def _measure(system: System, settings: Settings, run: str, mode: str, events: int, rate: float, seconds: float) -> Row:
-    kafka = settings.librdkafka() | QUIET
+    kafka = command_config(settings)
     if mode == "throughput":
         return run_throughput(system, kafka, run, events)
     return run_latency(system, kafka, run, rate, seconds)
@@ -129,7 +130,7 @@ def _run_peer(
 ) -> Row:
     run = new_run()
     topics = [f"compare-{run}-in", f"compare-{run}-out"]
-    kafka = settings.librdkafka() | QUIET
+    kafka = command_config(settings)
     new = [
         NewTopic(name, settings.partitions, settings.replication_factor, config=dict(LOG_APPEND_TIME))
         for name in topics

@@ -24,7 +24,7 @@ from faust.types import TP
 from link import Link
 
 from streams.agents.fraud import CardReplay, CardState
-from streams.clients.connection import QUIET
+from streams.clients.connection import command_config
 from streams.clients.log_reader import LogReader
 from streams.contract.columns import Limits
 from streams.contract.topics import TRANSACTIONS, state_topic
@@ -104,7 +104,7 @@ def main() -> None:
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="streams-restore-"))
         kafka = stack.enter_context(EmbeddedKafka(Path(folder) / "kafka", port=client, extra=listeners))
-        config = load_settings(env={}, bootstrap_servers=kafka.bootstrap_servers).librdkafka() | QUIET
+        config = command_config(load_settings(env={}, bootstrap_servers=kafka.bootstrap_servers))
         topic = state_topic("bench", "card-state", PARTITIONS)
         new = [NewTopic(topic.name, PARTITIONS, 1, config=topic.config), NewTopic(TRANSACTIONS.name, PARTITIONS, 1)]
         admin = AdminClient(config)

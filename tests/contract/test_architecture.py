@@ -21,8 +21,8 @@ FLOORS: tuple[set[str], ...] = (
     {"streams.contract", "streams.processes"},
     {"streams.kafka", "streams.policy"},
     {"streams.settings"},
-    {"streams.benchmark", "streams.clients"},
-    {"streams.replaying", "streams.transport"},
+    {"streams.clients"},
+    {"streams.benchmark", "streams.replaying", "streams.transport"},
     {"streams.engine", "streams.judging"},
     {"streams.state"},
     {"streams.agents"},
@@ -60,7 +60,6 @@ OWNERS: dict[str, set[str]] = {
         "streams.kafka",
         "streams.state",
         "streams.transport",
-        "streams.worker.assembly",  # makes the state topics
         "streams.worker.worker",
     },
     "click": {"streams.commands", "streams.processes"},

@@ -73,7 +73,7 @@ def test_no_answer_and_a_refusal_are_told(kafka: str, monkeypatch: pytest.Monkey
     """Within the time that is left for it, and by the broker's own word: of good partitions it says another."""
     topic = created(kafka, "good")
     fenced = TransactionCoordinator(kafka, {}).fence(["one"])
-    monkeypatch.setattr(coordinator, "ANSWER_S_MAX", 1.0)
+    monkeypatch.setattr(coordinator, "WORKER_ANSWER_S_MAX", 1.0)
     began = time.monotonic()
     with pytest.raises(KafkaUnavailable, match=r"one: what hangs .* not ended within 1 s: .*UnknownTopic"):
         TransactionCoordinator(kafka, {}).end(fenced, [(topic, 0), ("no such topic", 0)], None)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from streams.clients.connection import ANSWER_S_MAX, connect
+from streams.clients.connection import COMMAND_ANSWER_S_MAX, connect
 from streams.errors import KafkaUnavailable
 from streams.settings import Settings, load_settings
 from tests.support.certificates import Authority
@@ -150,5 +150,5 @@ def test_the_first_contact_is_refused_in_time(
     began = time.monotonic()
     with pytest.raises(KafkaUnavailable, match=because) as caught:
         connect(client_settings(kafka, **settings))
-    assert time.monotonic() - began < ANSWER_S_MAX + 5.0
+    assert time.monotonic() - began < COMMAND_ANSWER_S_MAX + 5.0
     assert not [secret for secret in SECRETS if secret in str(caught.value)]

@@ -20,7 +20,7 @@ import faust.transport.consumer
 import pytest
 from confluent_kafka import OFFSET_END, KafkaError, KafkaException, TopicPartition
 
-import streams.clients.committed
+import streams.clients.connection
 import streams.clients.hang_watch
 import streams.clients.log_reader
 import streams.engine.device
@@ -462,9 +462,8 @@ def simulated_world() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (outputs.producer, state.writer):
             patch.setattr(module, "RdProducer", Producer)
-        for module in (clients.log_reader, clients.committed):
-            patch.setattr(module, "Consumer", Consumer)
-        for module in (clients.log_reader, ownership.ownership):
+        patch.setattr(clients.connection, "Consumer", Consumer)
+        for module in (clients.connection, ownership.ownership):
             patch.setattr(module, "AdminClient", AdminClient)
         for module in (
             transport.consumer, transport.on_loop, transport.flow, transport.record_batch, clients.hang_watch,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from streams.clients.connection import WORKER_ANSWER_S_MAX
 from streams.errors import KafkaUnavailable
-from streams.transport.ownership.coordinator import ANSWER_S_MAX, Fenced
+from streams.transport.ownership.coordinator import Fenced
 from tests.simulation.broker import Place, Refused
 from tests.simulation.clients import cluster
 from tests.simulation.scheduler import current_process
@@ -20,14 +21,14 @@ class TransactionCoordinator:
 
     def _ask(self, apply: Callable[[], Any]) -> Any:
         try:
-            return self._broker.ask(self._process, apply, ANSWER_S_MAX)
+            return self._broker.ask(self._process, apply, WORKER_ANSWER_S_MAX)
         except TimeoutError as exc:
             raise KafkaUnavailable(f"simulated: {exc!r}") from None
 
     def fence(self, ids: Sequence[str]) -> list[Fenced]:
         def fence(transactional_id: str) -> Fenced:
             to_commit = self._ask(lambda: self._broker.is_committing(transactional_id))
-            epoch = self._ask(lambda: self._broker.init_producer(transactional_id, ANSWER_S_MAX))
+            epoch = self._ask(lambda: self._broker.init_producer(transactional_id, WORKER_ANSWER_S_MAX))
             return Fenced(transactional_id, 0, epoch, to_commit)
 
         return [fence(each) for each in ids]

@@ -292,7 +292,7 @@ def short_times() -> Iterator[pytest.MonkeyPatch]:
     """The simulated world, with limits of time in the proportions of the real ones but short."""
     with simulated_world() as patch:
         patch.setattr(transactions, "TRANSACTION_S_MAX", TRANSACTION_S_MAX)
-        patch.setattr(ownership, "ANSWER_S_MAX", 6.0)
+        patch.setattr(ownership, "WORKER_ANSWER_S_MAX", 6.0)
         patch.setattr(state_writer, "TRANSACTION_S_MAX", 4.0)
         patch.setattr(state_writer, "CALL_S_MIN", 0.2)
         patch.setattr(producer, "DELIVERY_POLL_S", 0.02)

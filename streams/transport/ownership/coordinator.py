@@ -31,13 +31,13 @@ from aiokafka.protocol.transaction import (
 )
 from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
 
+from streams.clients.connection import WORKER_ANSWER_S_MAX
 from streams.errors import KafkaUnavailable
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-ANSWER_S_MAX = 30.0
 REQUEST_S_MAX = 5.0  # one request, or the connection for it; made again while there is time
 CONNECT_PAUSE_S = 0.5
 RETRY_PAUSE_S = 0.05
@@ -203,12 +203,12 @@ class TransactionCoordinator:
         self._refusal = None
         loop = asyncio.new_event_loop()  # not `asyncio.run`, which takes the main thread's loop away from Faust
         try:
-            return loop.run_until_complete(asyncio.wait_for(connected(), ANSWER_S_MAX))
+            return loop.run_until_complete(asyncio.wait_for(connected(), WORKER_ANSWER_S_MAX))
         except KafkaError as exc:
             raise KafkaUnavailable(f"{what}: {exc}") from exc
         except TimeoutError as exc:
             raise KafkaUnavailable(
-                f"{what} within {ANSWER_S_MAX:.0f} s: {self._refusal or 'no broker answers'}"
+                f"{what} within {WORKER_ANSWER_S_MAX:.0f} s: {self._refusal or 'no broker answers'}"
             ) from exc
         finally:
             loop.close()

@@ -18,6 +18,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from streams.clients.committed import committed_offsets
+from streams.clients.connection import WORKER_ANSWER_S_MAX
 from streams.errors import KafkaUnavailable
 from streams.transport.ownership.leftovers import Leftovers
 
@@ -25,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
-ANSWER_S_MAX = 30.0
 ASK_S_MAX = 5.0  # one attempt: the next one, by a new client, may find a coordinator that this one waits for in vain
 RETRY_PAUSE_S = 0.05
 # The end of a transaction is being written, or the group's coordinator moves: the next moment knows better.
@@ -111,8 +111,8 @@ class Ownership:
         return self._repeated("stable committed offsets" if stable else "committed offsets", offsets)
 
     def _repeated(self, what: str, ask: Callable[[], Answer]) -> Answer:
-        """Ask until there is an answer, the error is none that passes, or ANSWER_S_MAX has."""
-        deadline = time.monotonic() + ANSWER_S_MAX
+        """Ask until there is an answer, the error is none that passes, or WORKER_ANSWER_S_MAX has."""
+        deadline = time.monotonic() + WORKER_ANSWER_S_MAX
         while True:
             try:
                 return ask()

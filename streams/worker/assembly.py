@@ -34,7 +34,7 @@ from streams.engine.pipeline import Pipeline
 from streams.engine.publishing import Publisher
 from streams.engine.slot import ModelSlot
 from streams.errors import KafkaUnavailable
-from streams.policy.rules import Rules
+from streams.policy.rules import Rules, default_rules
 from streams.policy.thresholds import Thresholds
 from streams.settings import Settings
 from streams.state.checkpointer import Checkpointer
@@ -305,10 +305,12 @@ class Assembly:
             output=self._topics.decisions,
             labels=labels,
             rules=Rules(
-                card_count_10min=settings.rule_card_count_10min,
-                amount_over_typical=settings.rule_amount_over_typical,
-                terminal_frauds=settings.rule_terminal_frauds,
-                night_amount=settings.rule_night_amount,
+                default_rules(
+                    card_count_10min=settings.rule_card_count_10min,
+                    amount_over_typical=settings.rule_amount_over_typical,
+                    terminal_frauds=settings.rule_terminal_frauds,
+                    night_amount=settings.rule_night_amount,
+                )
             ),
             reasons_max=settings.reasons_max,
             **shared,

@@ -24,7 +24,7 @@ from streams.engine.failover import Failover
 from streams.engine.metrics import Metrics
 from streams.engine.publishing import Publisher
 from streams.engine.slot import ModelSlot
-from streams.policy.rules import Rules
+from streams.policy.rules import Rules, default_rules
 from streams.policy.thresholds import Thresholds
 from streams.state.table import StateTable
 from streams.transport.outputs.producer import Outputs
@@ -32,7 +32,7 @@ from streams.transport.record_batch import RecordBatch
 
 DAY_MS = 86_400_000
 LIMITS = Limits()
-RULES = Rules(card_count_10min=4, amount_over_typical=5.0, terminal_frauds=2.0, night_amount=500.0)
+RULES = Rules(default_rules(card_count_10min=4, amount_over_typical=5.0, terminal_frauds=2.0, night_amount=500.0))
 
 
 class Log:

@@ -2,11 +2,11 @@
 
 
 class StreamsError(Exception):
-    """Base of everything this package raises on purpose."""
+    """Base of all errors that this package raises on purpose."""
 
 
 class SettingsError(StreamsError):
-    """A setting, or a combination of settings, that cannot work."""
+    """A setting, a combination of settings, or a rule, that cannot work."""
 
 
 class KafkaUnavailable(StreamsError):
@@ -22,11 +22,11 @@ class DeliveryFailed(StreamsError):
 
 
 class NotAllowed(StreamsError):
-    """The cluster does not allow this user what it has to do: trying again changes nothing."""
+    """The cluster denies this user an operation that the program needs: a retry changes nothing."""
 
 
 class ClientHangs(DeliveryFailed):
-    """A Kafka client does not return from a call: the process has to end without it."""
+    """A Kafka client does not return from a call: the process must end without closing it."""
 
 
 class OutOfOrder(StreamsError):
@@ -38,7 +38,7 @@ class ModelFailed(StreamsError):
 
 
 class Standstill(StreamsError):
-    """A partition has records that the worker does not get done."""
+    """A partition has records waiting and makes no progress."""
 
 
 class StateCorrupt(StreamsError):

@@ -1,7 +1,7 @@
-"""Settings: defaults here, files and the environment only override, impossible combinations are refused at start.
+"""Settings: defaults stand here, files and the environment override them, impossible combinations are refused at start.
 
-Order, the later wins: the defaults below, the file named by `STREAMS_CONFIG`, `STREAMS_<KEY>` variables, keyword arguments.
-Each setting stands in one place: type, limits, meaning and default. Groups say what belongs together; keys are flat.
+Later sources win: the defaults below, the file named by `STREAMS_CONFIG`, `STREAMS_<KEY>` variables, keyword arguments.
+Each setting stands in one place: type, limits, meaning and default. Groups hold related settings; keys are flat.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def _state_dir() -> str:
 
 
 def says(meaning: str, low: float | None = None, high: float | None = None, *, secret: bool = False) -> Meta:
-    """Return what stands beside a setting's type: its meaning, its limits, and whether its value is never shown."""
+    """Return the metadata of a setting: its meaning, its limits, and whether its value is a secret."""
     return Meta(description=meaning, ge=low, le=high, extra={"secret": secret})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """The cluster, and what this application is called on it."""
+    """The cluster, and this application's names on it."""
 
     bootstrap_servers: Annotated[
         str, says("host:port[,host:port] of the cluster; empty: the broker of `streams kafka start`")
@@ -98,12 +98,12 @@ class Batching:
         int, says("unconfirmed bytes per topic at which fetching pauses", 1_048_576, 17_179_869_184)
     ] = 67_108_864
     fetch_records_max: Annotated[
-        int, says("records of one partition in one piece, the least that a micro-batch takes", 1, 100_000)
+        int, says("records of one partition in one piece; a micro-batch takes whole pieces", 1, 100_000)
     ] = 1_000
     fetch_wait_ms_max: Annotated[
         int,
         says(
-            "while records flow, how long the broker may collect them for one fetch; 4 times as long after one of 64 records",
+            "how long the broker may collect records for one fetch while records flow; 4 times as long after 64 in one fetch",
             0,
             1_000,
         ),
@@ -125,11 +125,12 @@ class Recovery:
     checkpoint_interval_s: Annotated[float, says("time between checkpoints of the feature state", 0.1, 3_600.0)] = 10.0
     checkpoint_files: Annotated[
         FilesKept,
-        says("checkpoints also kept as files, for a fast restart: of own partitions; of all: a warm standby; or none"),
+        says("partitions whose checkpoints are kept as files: none, own (fast restart), or all (warm standby)"),
     ] = "own"
     drain_s_max: Annotated[float, says("how long a stopping worker may finish what it has begun", 0.1, 60.0)] = 8.0
     stall_s_max: Annotated[
-        float, says("how long a partition may stand still before the worker stops to begin anew", 15.0, 86_400.0)
+        float,
+        says("how long a partition may make no progress before the worker stops, to be restarted", 15.0, 86_400.0),
     ] = 120.0
     session_timeout_s: Annotated[
         float, says("silence after which the group takes a worker's partitions away", 6.0, 300.0)
@@ -151,7 +152,7 @@ class Input:
 
 @dataclass(frozen=True, kw_only=True)
 class Decisions:
-    """What decisions and recommendations say."""
+    """Contents of decisions and recommendations."""
 
     review_threshold: Annotated[
         float | None, says("score from which a payment is reviewed; unset: the artifact's", 0.0, 1.0)
@@ -171,7 +172,7 @@ class Decisions:
 
 @dataclass(frozen=True, kw_only=True)
 class Degraded:
-    """What decides while a model fails."""
+    """Decisions while a model fails."""
 
     model_failure: Annotated[
         ModelFailure,
@@ -180,15 +181,15 @@ class Degraded:
         ),
     ] = "stop"
     rule_card_count_10min: Annotated[
-        int, says("degraded: payments of a card within 10 minutes from which they are reviewed", 2, 1_000)
+        int, says("degraded: payments of a card within 10 minutes from which a payment is reviewed", 2, 1_000)
     ] = 4
     rule_amount_over_typical: Annotated[
-        float, says("degraded: multiple of what the card usually pays from which a payment is reviewed", 1.01, 1_001.0)
+        float, says("degraded: multiple of the card's usual amount from which a payment is reviewed", 1.01, 1_001.0)
     ] = 5.0
     rule_terminal_frauds: Annotated[
         float,
         says(
-            "degraded: frauds among a terminal's last 5 labelled payments from which its payments are reviewed; 6: never",
+            "degraded: frauds among a terminal's last 5 labelled payments from which a payment is reviewed; 6: never",
             0.1,
             6.0,
         ),
@@ -228,7 +229,7 @@ GROUPS = (Cluster, Models, Batching, Recovery, Input, Decisions, Degraded, Http,
 
 
 class Setting(NamedTuple):
-    """What is declared of one setting.
+    """The declaration of one setting.
 
     Attributes:
         name: its key in files; `STREAMS_<NAME>` in the environment.
@@ -249,7 +250,7 @@ class Setting(NamedTuple):
     default: Any
 
     def initial(self) -> Any:
-        """Return the value in use where nothing sets it."""
+        """Return the value in use where no source sets it."""
         return _state_dir() if self.name == "state_dir" else self.default
 
 
@@ -334,8 +335,8 @@ class Settings(Security, Http, Degraded, Decisions, Input, Recovery, Batching, M
     def commit_interval_s(self) -> float:
         """Seconds between commits.
 
-        With exactly_once a reader sees a decision when its transaction commits, so that half of it is latency; offsets
-        alone delay no reader.
+        With exactly_once a consumer sees a decision when its transaction commits: half of the interval is latency.
+        With at_least_once a commit holds offsets only and delays no consumer.
         """
         default_ms = 20 if self.guarantee == "exactly_once" else 100
         return (default_ms if self.commit_interval_ms is None else self.commit_interval_ms) / 1000.0
@@ -354,7 +355,7 @@ class Settings(Security, Http, Degraded, Decisions, Input, Recovery, Batching, M
         """Return the address in use.
 
         Raises:
-            SettingsError: none is set and no embedded broker runs.
+            SettingsError: no address is set and no embedded broker runs.
         """
         if self.bootstrap_servers:
             return self.bootstrap_servers
@@ -383,7 +384,7 @@ class Settings(Security, Http, Degraded, Decisions, Input, Recovery, Batching, M
         return config
 
 
-# Every key with a long path is a few KB; the parser's time grows with nesting, which this bounds too.
+# A file of all keys, with long paths, takes a few KB. The bound limits nesting too, with which the parser's time grows.
 FILE_BYTES_MAX = 65_536
 
 
@@ -440,7 +441,7 @@ def _convert(place: str, key: str, value: Any, hints: Mapping[str, Any], *, stri
     hint = hints.get(key)
     if hint is None:
         raise SettingsError(f"{place}: unknown key; `streams settings` lists them all")
-    if isinstance(value, str) and "\0" in value:  # TOML can say it, no path or name can hold it
+    if isinstance(value, str) and "\0" in value:  # valid in TOML, in no path or name
         raise SettingsError(f"{place}: expected text without NUL characters, got one; remove it")
     try:
         return msgspec.convert(value, hint, strict=strict)
@@ -455,6 +456,6 @@ def _expected(hint: Any) -> str:
     return getattr(hint, "__name__", None) or str(hint).replace("None", "nothing")
 
 
-# Variables of this name that are no settings: the file's path, and what the tests read.
+# STREAMS_ variables that are not settings: the file's path, and a variable of the tests.
 _NOT_KEYS = frozenset({"STREAMS_CONFIG", "STREAMS_TEST_BOOTSTRAP_SERVERS"})
 _SECRETS = frozenset(each.name for each in SETTINGS if each.is_secret)

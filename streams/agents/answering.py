@@ -1,4 +1,4 @@
-"""Answering: the run that all jobs share whose records a model answers. A job says what is asked and what is answered."""
+"""Answering: the shared run of jobs whose records a model answers. A job supplies features, judge, stand-in, encoding."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from streams.transport.record_batch import RecordBatch
 
 
 class Named(Protocol):
-    """A model as decisions name it."""
+    """A model with the name and version that decisions carry."""
 
     @property
     def name(self) -> str: ...
@@ -41,12 +41,12 @@ A = TypeVar("A")  # answers to consecutive rows
 
 
 class RemembersRecords:
-    """State of a partition that tells a record that comes twice from two records."""
+    """State of a partition that recognises a repeated record."""
 
     seen: SeenRecords
 
     def without_duplicates(self, columns: C, timestamps: Sequence[int]) -> C:
-        """Return the rows that were not seen before, each remembered now.
+        """Return the rows not seen before, and remember their ids.
 
         Args:
             timestamps: of the records that the columns were decoded from, ms.
@@ -61,7 +61,7 @@ class AnsweringJob(ABC, Generic[C, S, M, A]):
     Args:
         slot: the model, read once a micro-batch.
         table: state of the partitions.
-        failover: calls the model, or what stands in for it.
+        failover: calls the model, or the stand-in while it fails.
         output: topic of the answers.
         limits: bounds on a record.
         metrics: counts the answers.
@@ -88,11 +88,11 @@ class AnsweringJob(ABC, Generic[C, S, M, A]):
 
     @abstractmethod
     def features(self, model: M, state: S, columns: C) -> tuple[NDArray[Any], Any]:
-        """Update the state by the rows of a batch; return what the model is asked, [B, ...], and what `join` needs."""
+        """Update the state by the rows of a batch; return the model's input, [B, ...], and the data that `join` needs."""
 
     @abstractmethod
     def judge(self, model: M, rows: NDArray[Any]) -> A:
-        """Return the model's answers to rows; raises where it fails."""
+        """Return the model's answers to rows; raise where it fails."""
 
     @abstractmethod
     def stand_in(self, model: M, rows: NDArray[Any]) -> A:
@@ -100,7 +100,7 @@ class AnsweringJob(ABC, Generic[C, S, M, A]):
 
     @abstractmethod
     def join(self, model: M, answers: Answers[A], beside: list[Any]) -> A:
-        """Return the answers to all rows but the culprits; `beside` holds what `features` gave for each batch."""
+        """Return the answers to all rows but the culprits; `beside` holds the second result of `features` for each batch."""
 
     @abstractmethod
     def encode(self, columns: C, answer: A, rows: slice, made: Made) -> list[bytes]:
@@ -111,11 +111,11 @@ class AnsweringJob(ABC, Generic[C, S, M, A]):
         """Count the answers by kind."""
 
     def is_quick(self, batches: Sequence[RecordBatch], decoded: Sequence[C]) -> bool:
-        """Tell whether no state has to be restored first."""
+        """Tell whether `run` needs no restore of state."""
         return self._table.stands_before(batches)
 
     def prepare(self, decoded: Sequence[C]) -> None:
-        """Wait for nothing: the state is restored where a batch needs it."""
+        """Do nothing: `run` restores the state where a batch needs it."""
 
     def run(self, batches: Sequence[RecordBatch], decoded: Sequence[C]) -> list[Answered]:
         """Return the answers to each batch, in the order given, all by one model or all without it."""

@@ -1,4 +1,4 @@
-"""Fraud: every payment gets a score, a decision, a confidence and, when it is held up, reasons."""
+"""Fraud: every payment gets a score, a decision, a confidence and, unless it is approved, reasons."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from streams.transport.record_batch import RecordBatch
 
 
 class CardState(RemembersRecords, HistoryGroup):
-    """What a partition's payments leave behind: the history of each card, and which payments it has seen."""
+    """State of a partition's payments: the history of each card, and the ids of the payments seen."""
 
     def __init__(self, duplicates_horizon_ms: int) -> None:
         self.cards, self.seen = CardHistory(), SeenRecords(duplicates_horizon_ms)
@@ -37,7 +37,7 @@ class CardState(RemembersRecords, HistoryGroup):
 
 
 class CardReplay:
-    """Applies payments to a partition's state without deciding them: how state is rebuilt from the log."""
+    """Rebuilds a partition's state from the log: applies payments without deciding them."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -59,12 +59,12 @@ class FraudModel:
 
     @property
     def name(self) -> str:
-        """Of the artifact."""
+        """Name of the artifact."""
         return self.runner.name
 
     @property
     def version(self) -> str:
-        """Of the artifact."""
+        """Version of the artifact."""
         return self.runner.version
 
 
@@ -72,9 +72,9 @@ class FraudJob(AnsweringJob[Transactions, CardState, FraudModel, Verdicts]):
     """Decides payments by the model, or by rules while it fails.
 
     Args:
-        labels: what became of earlier payments, for the terminals' features.
-        rules: decide without the model.
-        reasons_max: reasons named with what is held up.
+        labels: outcomes of earlier payments, for the terminals' features.
+        rules: decide while the model fails.
+        reasons_max: reasons named with a review or a decline.
         shared: as for `AnsweringJob`.
     """
 
@@ -88,12 +88,12 @@ class FraudJob(AnsweringJob[Transactions, CardState, FraudModel, Verdicts]):
         return decode_transactions(batch.values, now_ms=batch.timestamps, limits=self._limits, headers=batch.headers)
 
     def is_quick(self, batches: Sequence[RecordBatch], decoded: Sequence[Transactions]) -> bool:
-        """Tell whether no label is missing, and no state has to be restored."""
+        """Tell whether `run` needs no further label and no restore of state."""
         complete = all(self._labels.is_complete(payments.event_times) for payments in decoded)
         return complete and super().is_quick(batches, decoded)
 
     def prepare(self, decoded: Sequence[Transactions]) -> None:
-        """Wait until no label is missing that a payment may see."""
+        """Wait for every label that a payment of the batch may see."""
         for payments in decoded:
             self._labels.wait_for(payments.event_times)
 

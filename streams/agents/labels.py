@@ -1,4 +1,4 @@
-"""Labels: what became of payments. The group checks each label once; every worker's terminal history follows the log."""
+"""Labels: outcomes of payments. One worker checks each label; every worker reads all of them into its terminal history."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from streams.contract.topics import DAY_MS, Topic
 from streams.engine.answered import Answered
 from streams.transport.record_batch import RecordBatch
 
-# As long as the topic keeps labels: a worker that starts reads all of them, and comes to the same history.
+# As long as the topic keeps labels: a starting worker reads all of them and reaches the same history.
 DUPLICATES_HORIZON_MS = 90 * DAY_MS
 
 
 class LabelJob:
-    """Checks labels: the invalid ones become dead letters, by the one worker that owns their partition.
+    """Checks labels: the owner of a partition makes each invalid one a dead letter.
 
     Args:
-        topic: the labels' own; a label has no answer.
+        topic: topic of the labels; a label has no answer.
         limits: bounds on a record.
     """
 
@@ -38,15 +38,15 @@ class LabelJob:
         return True
 
     def prepare(self, decoded: Sequence[Labels]) -> None:
-        """Wait for nothing."""
+        """Do nothing: a label waits for no other record."""
 
     def run(self, batches: Sequence[RecordBatch], decoded: Sequence[Labels]) -> list[Answered]:
-        """Return what is wrong with each batch."""
+        """Return the rejected labels of each batch."""
         return [Answered(self._topic, [], [], labels.rejected) for labels in decoded]
 
 
 class LabelReplay:
-    """Applies labels to the terminal history, each once: of labels for one transaction_id the first counts."""
+    """Applies labels to the terminal history, each once: the first label for a transaction_id counts."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits, self._seen = limits, SeenRecords(DUPLICATES_HORIZON_MS)

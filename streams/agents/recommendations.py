@@ -21,7 +21,7 @@ from streams.transport.record_batch import RecordBatch
 
 
 class SessionState(RemembersRecords, ClickHistory):
-    """What a partition's clicks leave behind: sessions, what followed each item, and which clicks it has seen."""
+    """State of a partition's clicks: sessions, the followers of each item, and the ids of the clicks seen."""
 
     def __init__(self, length: int, duplicates_horizon_ms: int) -> None:
         self.seen = SeenRecords(duplicates_horizon_ms)
@@ -29,7 +29,7 @@ class SessionState(RemembersRecords, ClickHistory):
 
 
 class SessionReplay:
-    """Applies clicks to a partition's state without answering them: how state is rebuilt from the log."""
+    """Rebuilds a partition's state from the log: applies clicks without answering them."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -47,8 +47,8 @@ class RecommendationJob(AnsweringJob[Clicks, SessionState, RecommenderRunner, Sl
 
     Args:
         top_k: items of a slate.
-        keep_seen: whether items that the session has seen may be on it.
-        new_items: whether items that the model has never seen may be on it.
+        keep_seen: whether a slate may have items that the session has seen.
+        new_items: whether a slate may have items that the model has never seen.
         shared: as for `AnsweringJob`.
     """
 

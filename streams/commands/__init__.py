@@ -41,7 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 class Failure(click.ClickException):
-    """A mistake or a state of the world that the user can act on: one line on stderr, exit code 1."""
+    """An error that the user can act on: one line on stderr, exit code 1."""
 
     exit_code = 1
 

@@ -1,4 +1,4 @@
-"""`streams dead-letters`: what was rejected, and a second chance for it."""
+"""`streams dead-letters`: list rejected records, and put them back on their topic."""
 
 from __future__ import annotations
 
@@ -79,17 +79,17 @@ def list_(code: tuple[str, ...], topic: str | None, limit: int | None, as_json: 
 def replay(code: tuple[str, ...], topic: str | None, limit: int | None, dry_run: bool) -> None:
     """Put dead letters back on the topic they came from: original key and bytes.
 
-    For records that failed for a reason that is gone: a fixed model, a widened rule. A record carries the header
-    replayed-from with the place of its dead letter. One of stage inference carries failed-at as well, with its own first
-    place: its id has been seen, and it is decided in spite of it, once for each such place.
+    Use it once the reason for the failure is gone: the model is fixed, or a limit raised. A replayed record carries the
+    header replayed-from with the place of its dead letter. A record of stage inference also carries failed-at with its
+    own first place. Workers decide it although its id has been seen, once for each such place.
 
-    Each letter goes back once. The letters stay until their retention ends; a record without a value on dead-letters,
-    whose key is the place of a letter, marks it as replayed. A record that fails again is a new letter, which may go
-    back in its turn. An interrupted replay may leave up to 1,000 letters unmarked: they go back again, as records of
-    the same id, whose decisions have the same decision_id.
+    Each letter goes back once and stays until its retention ends. Replay marks it by a tombstone on dead-letters, keyed
+    by the letter's place; consumers skip tombstones. A record that fails again is a new letter, which may go back too. An
+    interrupted replay may leave up to 1,000 letters unmarked. These go back again, as records of the same id, and their
+    decisions have the same decision_id.
 
-    Letters that hold only the first bytes of a long record, or that came from another topic than the project's, are
-    passed over, and the exit code is then 1.
+    Replay passes over letters that hold only the first bytes of a long record, or that came from a topic of another
+    project; the exit code is then 1.
 
     \b
     Examples:
@@ -146,7 +146,7 @@ def _mark(letters: Sequence[Message], delivery: Delivery) -> None:
     """Mark letters as replayed once their records are confirmed: a crash in between repeats a record, loses none."""
     delivery.flush()
     for letter in letters:
-        # In the letter's own partition, behind it: where the mark is gone, the letter is.
+        # In the letter's own partition, behind it: retention deletes the letter before its mark.
         delivery.send_one(str(letter.topic()), place(letter).encode(), None, [], partition=int(letter.partition() or 0))
 
 
@@ -179,7 +179,7 @@ def _read(
     *,
     replayed: Container[str] = (),
 ) -> Iterator[tuple[Message, DeadLetter]]:
-    """Yield the dead letters that match and are not `replayed`; say on stderr what else is on the topic."""
+    """Yield the dead letters that match and are not `replayed`; report other records of the topic on stderr."""
     from streams.clients.topic_reader import TopicReader
 
     left = limit
@@ -198,7 +198,7 @@ def _read(
 
 
 def _parsed(value: str) -> DeadLetter:
-    """Return the letter, its base64 checked; msgspec.DecodeError, ValueError or RecursionError where it is none."""
+    """Return the letter, its base64 checked; msgspec.DecodeError, ValueError or RecursionError for any other value."""
     letter = _decode_letter(value)
     original_key(letter)
     original_value(letter)

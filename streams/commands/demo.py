@@ -1,4 +1,4 @@
-"""`streams demo`: Kafka, workers, traffic and what comes of it, in one terminal."""
+"""`streams demo`: Kafka, workers, traffic and decisions, in one terminal."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ DAY_MS: Final = 24 * HOUR_MS
 LABEL_DELAY_MS: Final = 7 * DAY_MS
 # The longest silence of the outputs that is no loss: a rebalance, or the rest of a backlog.
 OUTPUT_SILENCE_S_MAX: Final = 20.0
-# Traffic pauses behind it: a demo that asks more than the machine can do must not fill its memory.
+# Unanswered events at which traffic pauses, so that a demo on a slow machine does not fill its memory.
 WAITING_MAX: Final = 200_000
 CHECK_S: Final = 0.5
 # A broker that shares two cores with a worker is kept busy by requests, not records: these two bring 1,000/s from a p50
 # of 140 ms to 100.
 LINGER_MS: Final = 5.0
 TURN_S: Final = 0.02
-# On a cluster of the user's, whose own workers count from 0.
+# On the user's own cluster, where other workers have the slots from 0 on.
 FOREIGN_FIRST_SLOT: Final = 900
-# The first answers wait for connections and the first batches of each size; latencies count behind them.
+# The first answers wait for connections and the first batches of each size; latencies count after them.
 WARM_UP_S: Final = 3.0
 INVALID_S: Final = 3.0
 INVALID: Final = (
@@ -84,7 +84,7 @@ def demo(duration: float, rate: float, workers: int, history_days: int, seed: in
     recommendations; ends with a summary. Nothing keeps running and nothing is left on disk, unless the demo itself is
     killed (SIGKILL): its folder streams-demo-* then stays among the temporary files.
 
-    Some invalid payments are sent as well, to be seen among the dead letters.
+    The demo also sends some invalid payments, which show among the dead letters.
 
     \b
     Examples:
@@ -104,7 +104,7 @@ def demo(duration: float, rate: float, workers: int, history_days: int, seed: in
 
 @contextmanager
 def _ended_in_order() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind the stack, which stops workers and broker; of a SIGKILL their supervisors know."""
+    """Let SIGTERM and SIGHUP unwind the stack, which stops workers and broker; after a SIGKILL their supervisors do."""
 
     def end(number: int, _frame: object) -> None:
         sys.exit(128 + number)
@@ -161,7 +161,7 @@ def _demo(settings: Settings, duration: float, rate: float, workers: int, histor
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What is sent.
+    """The traffic of a demo.
 
     Attributes:
         duration: seconds; 0 goes on until Ctrl-C.
@@ -291,7 +291,7 @@ def _reading(settings: Settings, tally: Tally) -> Iterator[None]:
 
 
 def _summarise(tally: Tally) -> None:
-    """Print what came of the traffic.
+    """Print the totals of the traffic.
 
     Raises:
         StreamsError: an event has no answer.

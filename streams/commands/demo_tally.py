@@ -1,4 +1,4 @@
-"""What went in and what came out of a demo, matched by id."""
+"""Events and answers of a demo, matched by id."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Tally:
     """Counts of a demo. Written by the sender and by the thread that reads the outputs.
 
     Args:
-        own: prefix of this demo's ids; what others send to the same topics is not counted.
+        own: prefix of this demo's ids; events of other producers on the same topics do not count.
         topics: the public topics, as the cluster calls them.
         clock: monotonic seconds.
     """
@@ -85,7 +85,7 @@ class Tally:
         return len(self._pending)
 
     def start_timing(self) -> None:
-        """Count latencies of events sent from here on; those of the history say how fast a backlog is worked off."""
+        """Count latencies of events sent from here on; those of the history measure the backlog."""
         with self.lock:
             self._timed = True
 

@@ -38,9 +38,9 @@ class DemoView:
 
     Args:
         tally: what to show.
-        title: what runs where.
+        title: the cluster and the number of workers.
         duration_s: planned length; 0: until Ctrl-C.
-        console: where to.
+        console: where it is shown.
         clock: monotonic seconds.
     """
 
@@ -73,7 +73,7 @@ class DemoView:
             self._live.stop()
 
     def tick(self, *, phase: str) -> None:
-        """Show the state of things, if it is time to or another phase has begun."""
+        """Show the tally, if an update is due or another phase has begun."""
         now = self._clock()
         if phase == self._phase and now - self._shown < (REFRESH_S if self._live is not None else LINE_S):
             return

@@ -93,7 +93,7 @@ def evaluate() -> None:
     type=BaselineList(),
     default="logistic-regression,random-forest",
     show_default=True,
-    help="Models of the Handbook beside ours, xgboost among them; none: no.",
+    help="Models of the Handbook to compare with; none: without them.",
 )
 @click.option("--book-features", type=FILE, help="The Handbook's features for the baselines (default: computed here).")
 @_common
@@ -218,7 +218,7 @@ def _finish(
     predictions: Path | None,
     plots: Path | None,
 ) -> None:
-    """Print the table, write the files, and only then complain about what came through Kafka."""
+    """Print the table and write the files; then raise where answers through Kafka differ."""
     click.echo(evaluation.table(report))
     if json_file is not None:
         json_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

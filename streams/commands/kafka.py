@@ -118,7 +118,7 @@ def _folder() -> Path:
 
 
 def _running_address(embedded: EmbeddedKafka, brokers: str | None, port: int | None) -> str | None:
-    """Return the address of what runs already, None if nothing does; refuse options that it does not fulfil."""
+    """Return the address of the running broker, None without one; refuse options that it does not meet."""
     cluster = embedded.status()
     if cluster is None or not cluster.is_alive():
         return None

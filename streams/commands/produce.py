@@ -73,11 +73,11 @@ def produce(
     The end tells how many the broker confirmed.
 
     FILE needs a column for each required field of the topic (`streams topics describe transactions`). Columns called as
-    the fields are found; others are named with --columns FIELD=COLUMN. Any other column stays behind. Types are
+    the fields are found; others are named with --columns FIELD=COLUMN. Other columns are not sent. Types are
     converted: identifiers become text, a time may be a timestamp (UTC without a zone), RFC 3339 text, or seconds or
     milliseconds since the epoch; the first row tells which. Without a column for transaction_id or event_id, the file's
     name and the row's number make one. The whole file is read once before its first record goes: a row that cannot be
-    converted, or is not of the years 2000 to 2099, is refused by its number (the first is 1), with nothing sent.
+    converted, or is not of the years 2000 to 2099, is refused by its number (the first is 1), and no record is sent.
 
     --labels publishes each payment's label to transaction-labels when the event time of the payments sent has moved on
     by --label-delay: before the payments of that time, and what is left at the end.

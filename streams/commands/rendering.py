@@ -29,7 +29,7 @@ class Decoded(Generic[T]):
         self._first = ""
 
     def of(self, messages: Iterable[Message]) -> Iterator[tuple[Message, T]]:
-        """Yield the records that decode. One without a value says nothing and is left out."""
+        """Yield the records that decode; leave tombstones out."""
         for message in messages:
             value = message.value()
             if value is None:
@@ -44,7 +44,7 @@ class Decoded(Generic[T]):
             yield message, decoded
 
     def report(self) -> None:
-        """Say on stderr how many records were something else."""
+        """Print on stderr the number of records that do not decode."""
         if self.foreign:
             click.echo(
                 f"{self.foreign:,} records passed over that are no {self._kind}, the first {printable(self._first)}",

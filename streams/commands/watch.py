@@ -1,4 +1,4 @@
-"""`streams watch`: what the workers decided, recommended and rejected."""
+"""`streams watch`: decisions, recommendations and dead letters of the workers."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def watch() -> None:
     "--min-score",
     type=FiniteRange(0.0, 1.0),
     default=0.0,
-    help="Only scores from here on, above 0 no decision without one.",
+    help="Only scores from here on; above 0, no degraded decisions, which have no score.",
 )
 @click.option("--card", help="Only this card_id.")
 @click.option("--summary", is_flag=True, help="Instead of lines: scores by class, of the decisions that are there.")
@@ -183,12 +183,12 @@ def decision_line(event: Decision) -> str:
 
 
 def score_text(event: Decision, digits: int) -> str:
-    """Return the score, or what decided in its place."""
+    """Return the score, or the word rules where rules decided."""
     return event.strategy if event.score is None else f"{event.score:.{digits}f}"
 
 
 def strongest_reasons(event: Decision) -> list[str]:
-    """Return the features named in a decision, each with its log-odds, without what completes the sum; rules by value."""
+    """Return the features named in a decision, each with its log-odds, without baseline and other; rules with their figure."""
     return [
         f"{printable(reason.feature)} "
         + (f"{reason.value or 0.0:g}" if reason.contribution is None else f"{reason.contribution:+.1f}")
@@ -198,7 +198,7 @@ def strongest_reasons(event: Decision) -> list[str]:
 
 
 def strategy_text(event: Recommendation) -> str:
-    """Return the strategy, marked where it stands in for a model that fails."""
+    """Return the strategy, marked where popular items stand in for a failing model."""
     return event.strategy + (DEGRADED_MARK if event.degraded else "")
 
 

@@ -1,4 +1,4 @@
-"""Columns of decoded events: what a batch of records comes to, row by row."""
+"""Columns of decoded events: one row for each valid record of a batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on a record that settings may move."""
+    """Bounds on a record, from the settings."""
 
     record_bytes_max: int = 65_536
     event_time_ahead_ms_max: int = 86_400_000
@@ -48,25 +48,25 @@ class Columns:
 
 
 class Decidable(Columns):
-    """Rows that a model answers. One for which it failed may come again (`FAILED_AT`), to be answered after all.
+    """Rows that a model answers. A record for which the model failed may come again, with the header `FAILED_AT`.
 
-    Its id is remembered since its first attempt, with or without an answer of the model: state that is restored from the log must
-    not depend on the model. So the attempts are told apart by the place of the one that failed.
+    State remembers an id at its first attempt, whether the model answered or failed: state that is restored from the log
+    must not depend on the model. The header tells a second attempt from a repeat by the place of the failed record.
     """
 
     __slots__ = ()
     failed_at: list[str]
 
     def is_retry(self) -> NDArray[np.bool_]:
-        """Return bool[n]: which records repeat one for which the model failed."""
+        """Return bool[n], True for a second attempt at a record for which the model failed."""
         return np.array(list(map(bool, self.failed_at)), np.bool_)
 
     def kafka_keys(self) -> list[str]:
-        """Return the Kafka key of each row: whose history it belongs to."""
+        """Return the Kafka key of each row, which is also the key of its history."""
         raise NotImplementedError
 
     def identities(self) -> list[str]:
-        """Return what tells a key's records apart."""
+        """Return the identity of each row, unique under its key."""
         raise NotImplementedError
 
     def _identities(self, ids: list[str]) -> list[str]:
@@ -89,11 +89,11 @@ class Transactions(Decidable):
     rejected: list[Rejection]
 
     def identities(self) -> list[str]:
-        """Return what tells a card's payments apart."""
+        """Return the identity of each payment, unique under its card."""
         return self._identities(self.transaction_ids)
 
     def kafka_keys(self) -> list[str]:
-        """Return the Kafka key of each payment: whose history it belongs to."""
+        """Return the card of each payment, its Kafka key."""
         return self.card_ids
 
 
@@ -110,11 +110,11 @@ class Clicks(Decidable):
     rejected: list[Rejection]
 
     def identities(self) -> list[str]:
-        """Return what tells a session's clicks apart."""
+        """Return the identity of each click, unique under its session."""
         return self._identities(self.event_ids)
 
     def kafka_keys(self) -> list[str]:
-        """Return the Kafka key of each click: whose history it belongs to."""
+        """Return the session of each click, its Kafka key."""
         return self.session_ids
 
 

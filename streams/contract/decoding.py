@@ -50,11 +50,11 @@ _decode_label: Final = msgspec.json.Decoder(TransactionLabel).decode
 def decode_transactions(
     values: Sequence[bytes | None], *, now_ms: Now, limits: Limits, headers: Sequence[Headers] = ()
 ) -> Transactions:
-    """Decode the values of a batch of `transactions`; never raises for what they hold.
+    """Decode the values of a batch of `transactions`; reject invalid ones, and raise for none.
 
     Args:
         values: B record values; None is a record without one.
-        now_ms: milliseconds since the epoch, that event times are held against: one for all, or one a record (its
+        now_ms: milliseconds since the epoch, the bound of event times: one for all, or one a record (its
             Kafka timestamp, so that a record read again meets the same bound).
         limits: size and time bounds.
         headers: B records' headers; empty where none has any.
@@ -108,7 +108,7 @@ def decode_labels(values: Sequence[bytes | None], *, now_ms: Now, limits: Limits
 
 
 def _failed_at(headers: Sequence[Headers], accepted: NDArray[np.int64]) -> list[str]:
-    """Return for each accepted record the place of the one that it repeats because the model failed for it, else ""."""
+    """Return for each accepted record the place in its header `FAILED_AT`, "" without the header."""
     if not any(headers):
         return [""] * len(accepted)
     places = (dict(headers[position] or ()).get(FAILED_AT) or b"" for position in accepted.tolist())
@@ -188,7 +188,7 @@ def _without(
 
 
 def _doubtful(values: Sequence[bytes | None]) -> dict[int, tuple[str, str]]:
-    """Return row -> (code, sentence) of decoded values that decoders let pass: unread bytes, depth, repeated keys."""
+    """Return row -> (code, sentence) of the faults that decoders let pass: unread bytes, depth, repeated keys."""
     if not values:
         return {}
     text = b"".join(values)  # type: ignore[arg-type]

@@ -21,17 +21,17 @@ _OVERVIEW = """\
 Payments and clicks come in; decisions, recommendations and dead letters go out.
 
 Writing events: values are UTF-8 JSON objects of at most 64 KiB, keys are the UTF-8 text of the field named at each
-message. Unknown fields pass. A repeated key, NaN and Infinity do not. All producers of a topic must partition alike, as
-Java's murmur2 does (librdkafka: partitioner=murmur2_random), so that a card's payments, or a session's clicks, stay in
-order on one partition. Leave the record's Kafka timestamp to the client: the topics keep records by it, and event time
+message. Unknown fields pass. A repeated key, NaN and Infinity do not. Use Java's partitioner in every producer of a
+topic (librdkafka: partitioner=murmur2_random), so that a card's payments, or a session's clicks, stay in order on one
+partition. Leave the record's Kafka timestamp to the client: the topics keep records by it, and event time
 has a field of its own. An invalid record goes to dead-letters with a code; its neighbours are decided.
 
-Headers are not read, except failed-at: `streams dead-letters replay` writes it to a record for which the model failed, so
-that it is decided in spite of its id, which has been seen.
+Workers read one header, failed-at. `streams dead-letters replay` writes it to a record for which the model failed, so
+that workers decide the record although its id has been seen.
 
-Reading results: read with isolation.level=read_committed, and no decision comes twice. Where workers run with
-guarantee=at_least_once, one can, after a restart: drop repeats by key and decision_id. Where workers are told to go on
-without a model that fails (model_failure=degrade), their answers have degraded: true; a payment's then has no score.
+Reading results: read with isolation.level=read_committed, and each decision comes once. Workers with
+guarantee=at_least_once may repeat decisions after a restart: drop repeats by key and decision_id. Workers with
+model_failure=degrade go on without a failing model: their answers have degraded: true, and their decisions no score.
 """
 
 _EXAMPLE_VERSION = "3b7f1c52a9d04e8866c1f0a2d45b9e7731c08fd2e6a4b95170cc83e2f19d6a04"
@@ -268,8 +268,8 @@ def _components(topic: Topic, ref_template: str) -> tuple[str, dict[str, Any]]:
 def _key_schema(topic: Topic) -> dict[str, Any]:
     if topic.key is None:
         meaning = (
-            "The original record's key, of a very long one the first bytes. A record without a value is no letter: its "
-            "key is the place of one that was replayed, such as dead-letters[0]@17."
+            "The original record's key, of a very long one the first bytes. A tombstone is no letter: its key is the "
+            "place of a replayed letter, such as dead-letters[0]@17."
         )
         return {"type": "string", "description": meaning}
     return {"type": "string", "description": f"UTF-8 text of {topic.key}."}

@@ -18,7 +18,7 @@ _JSON: Final = msgspec.json.Encoder()
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """Which model decided: goes into every decision."""
+    """Name and version of the model, for every decision."""
 
     name: str
     version: str
@@ -48,18 +48,18 @@ class Timing:
 
     @property
     def timings(self) -> Timings:
-        """Return what the output says of it."""
+        """Return the timings for the output."""
         return Timings(self.queue_ms, self.inference_ms)
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """How the answers to a batch were made: goes into each of them.
+    """How the answers to a batch were made, for each of them.
 
     Attributes:
-        model: the model that was asked, or is stood in for.
+        model: the model that answered, or that failed.
         timing: when, and how long it took.
-        degraded: whether the model failed and was left out.
+        degraded: whether the model failed and a stand-in answered.
     """
 
     model: ModelName

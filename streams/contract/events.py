@@ -19,10 +19,10 @@ AMOUNT_MAX: Final = 1e12  # a payment above it, in any currency, is an error of 
 LETTER_VALUE_BYTES_MAX: Final = 640 * 1024
 LETTER_KEY_BYTES_MAX: Final = 4 * 1024
 LETTER_MESSAGE_CHARS_MAX: Final = 512
-# Header of a record that is sent again because the model failed for it: the place of the record that failed, such as
-# transactions[3]@48213. The record's id was remembered there; with this it is decided, and once for each such place.
+# Header of a record that is sent again because the model failed for it: the place of the failed record, such as
+# transactions[3]@48213. Its id is remembered since; with the header the record is decided, once for each such place.
 FAILED_AT: Final = "failed-at"
-Headers = Sequence[tuple[str, bytes | None]] | None  # of one record; clients give it either way where there are none
+Headers = Sequence[tuple[str, bytes | None]] | None  # of one record; without headers clients give () or None
 
 _IdText = Annotated[str, Meta(min_length=1, max_length=ID_CHARS_MAX)]
 _IdInteger = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -75,7 +75,7 @@ class Click(Struct, frozen=True, gc=False):
 
 
 class TransactionLabel(Struct, frozen=True, gc=False):
-    """What a payment turned out to be, known days later (chargeback, review). Kafka key: card_id."""
+    """The outcome of a payment, known days later (chargeback, review). Kafka key: card_id."""
 
     transaction_id: Annotated[Id, Meta(examples=["tx-1"])]
     event_time: Annotated[InputTime, Meta(description="The payment's time, not the label's.")]
@@ -84,7 +84,7 @@ class TransactionLabel(Struct, frozen=True, gc=False):
     is_fraud: bool
 
 
-# Fields of the input whose text is one of a list: for sentences that name it, which msgspec's do not.
+# Input fields with a list of allowed texts: our messages name the list, msgspec's do not.
 LISTED: Final[dict[str, tuple[str, ...]]] = {
     name: get_args(hint)
     for event in (Transaction, Click, TransactionLabel)
@@ -103,7 +103,7 @@ class Timings(Struct, frozen=True, gc=False):
 _Degraded = Annotated[
     bool,
     Meta(
-        description="True where the model failed and was not asked: model and model_version name the one stood in for. "
+        description="True where a stand-in answered for a failing model, which model and model_version name. "
         "Absent otherwise."
     ),
 ]
@@ -116,8 +116,12 @@ class Reason(Struct, frozen=True, gc=False, omit_defaults=True):
     contribution: Annotated[
         float | None, Meta(description="Log-odds; positive speaks for fraud. null in a degraded decision.")
     ]
-    value: Annotated[float | None, Meta(description="In a degraded decision: what the rule looked at.")] = None
-    limit: Annotated[float | None, Meta(description="In a degraded decision: the value from which it reviews.")] = None
+    value: Annotated[float | None, Meta(description="In a degraded decision: the figure that the rule compares.")] = (
+        None
+    )
+    limit: Annotated[
+        float | None, Meta(description="In a degraded decision: the figure from which the rule reviews.")
+    ] = None
 
 
 class Decision(Struct, frozen=True, omit_defaults=True):
@@ -144,7 +148,7 @@ class Decision(Struct, frozen=True, omit_defaults=True):
         Meta(
             description=(
                 "Empty when approved; else baseline, the groups of features with the largest shares, and other, the rest of "
-                "the sum; in a degraded decision, the rules that hold it up."
+                "the sum; in a degraded decision, the rules that fired."
             )
         ),
     ]

@@ -10,7 +10,7 @@ from msgspec import Struct
 from streams.contract.events import Click, DeadLetter, Decision, Recommendation, Transaction, TransactionLabel
 
 DAY_MS: Final = 86_400_000
-# What to say of a topic that metadata does not show.
+# Words for a topic that the cluster's metadata lacks.
 MISSING: Final = "is missing, or this user may not see it; run `streams topics create`, or allow it"
 # A row carries 67 days of one key's events, 1,024 at most; the largest seen is far below.
 STATE_BYTES_MAX = 8 * 1024 * 1024
@@ -102,5 +102,5 @@ class Topics:
 
 
 def state_topic(application_id: str, name: str, source_partitions: int) -> Topic:
-    """Return the topic of an application's state checkpoints; its workers make it, one partition for each of the source's."""
+    """Return the topic of an application's checkpoints; its workers create it with the partitions of its source."""
     return Topic(f"{application_id}-{name}", None, None, _COMPACTED, source_partitions)

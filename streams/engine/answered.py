@@ -1,4 +1,4 @@
-"""Answered: what a job makes of one batch. The pipeline sends it; a job never sees a producer."""
+"""Answered: a job's result for one batch. The pipeline sends it; a job never sees a producer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Answered:
         keys: Kafka key of each answer.
         values: JSON value of each answer, in the order of the records.
         rejected: records that have a dead letter instead.
-        repeats: records that were answered before, and are not again; None where the job does not look for them.
+        repeats: records skipped because they were answered before; None where the job does not look for repeats.
     """
 
     topic: Topic

@@ -1,4 +1,4 @@
-"""MicroBatcher: what waits for the device, and when a micro-batch is due. No I/O; the clock is passed in."""
+"""MicroBatcher: the batches that wait for the device, and when a micro-batch is due. No I/O; the clock is passed in."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from streams.transport.record_batch import RecordBatch
 
 
 class MicroBatcher:
-    """Work-conserving: whoever owns a free device takes what is there, over all partitions, first come first served.
+    """Work-conserving: a free device takes the waiting records of all partitions, in order of arrival.
 
     Args:
         records_max: most records of a micro-batch; a larger single RecordBatch goes alone.
-        wait_ms_max: how long the oldest record may be held for company while the micro-batch is not full; 0 never holds.
+        wait_ms_max: how long, in ms, the oldest record may wait for more while the micro-batch is not full; 0: never.
     """
 
     def __init__(self, records_max: int, wait_ms_max: float = 0.0) -> None:
@@ -53,7 +53,7 @@ class MicroBatcher:
         return taken
 
     def clear(self) -> int:
-        """Abandon what waits, for it will be read again; return how many records that were."""
+        """Drop what waits, which is read again; return the number of records."""
         count, self.records = self.records, 0
         self._queue.clear()
         return count

@@ -29,14 +29,14 @@ class Device:
 
     def _freed(self) -> None:
         self.in_flight -= 1
-        self._users.rotate(-1)  # who comes first changes, so that no topic starves another
+        self._users.rotate(-1)  # another user comes first each time, so that no topic starves another
         for start_due in tuple(self._users):
             start_due()
 
     async def call(self, work: Callable[[], Result]) -> Result:
         """Run `work` in turn on the device thread and return its result."""
         future = asyncio.wrap_future(self.submit(work))
-        # Whoever stops waiting does not stop the thread: the device is free when the work ends, not before.
+        # A caller that stops waiting does not stop the thread: the device is free when the work ends, not before.
         return await asyncio.shield(future)
 
     def submit(self, work: Callable[[], Result]) -> Future[Result]:
@@ -48,5 +48,5 @@ class Device:
         return future
 
     def close(self) -> None:
-        """Let what runs finish, drop what waits."""
+        """Finish the running work, drop the waiting work."""
         self._pool.shutdown(wait=True, cancel_futures=True)

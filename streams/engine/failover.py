@@ -1,4 +1,4 @@
-"""Failover: a model that fails for everything stops the worker, or is left alone while something simpler decides."""
+"""Failover: a model that fails for everything stops the worker, or a stand-in answers until it works again."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-# What is over in a moment costs a second of decisions without the model. A model that stays broken costs a call for each
-# halving of one micro-batch a minute, and is back a minute after its repair.
+# A failure of a moment costs one second of decisions without the model. A lasting one costs the retries of one
+# micro-batch a minute, and the model is back within a minute of its repair.
 PAUSE_S_MIN, PAUSE_S_MAX = 1.0, 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Answers(Generic[Result]):
-    """What is said of a micro-batch's rows: all by the model, or all without it.
+    """Answers to a micro-batch's rows: all by the model, or all by the stand-in.
 
     Attributes:
         parts: answers for consecutive rows, in order, without the culprits.
-        culprits: what the model raises, by the row that it fails for.
-        degraded: whether the model was left out.
+        culprits: the model's exceptions, by failing row.
+        degraded: whether the stand-in answered.
     """
 
     parts: list[Result]
@@ -38,14 +38,14 @@ class Answers(Generic[Result]):
 
 
 class Failover:
-    """Calls a model through `Isolation`, and what stands in for it from `ModelFailed` until the model answers again.
+    """Calls a model through `Isolation`, and after `ModelFailed` a stand-in, until the model answers again.
 
-    The model is asked again after a pause of PAUSE_S_MIN that doubles with each failure up to PAUSE_S_MAX. One failing
-    row then shows that nothing has changed: no record is set aside to find that out.
+    The model is asked again after a pause of PAUSE_S_MIN, which doubles with each failure up to PAUSE_S_MAX. One failing
+    row ends such an attempt, and no record is set aside.
 
     Args:
         name: of the job, for the log.
-        degrade: False: `ModelFailed` is raised, and nothing stands in.
+        degrade: whether a stand-in answers; False: `ModelFailed` is raised.
         clock: monotonic seconds.
     """
 
@@ -61,7 +61,7 @@ class Failover:
         rows: NDArray[Any],
         stand_in: Callable[[NDArray[Any]], Result],
     ) -> Answers[Result]:
-        """Return what the model says of the rows, or what `stand_in` says of all of them.
+        """Return the model's answers to the rows, or the stand-in's answers to all of them.
 
         Args:
             model: as for `Isolation`.
@@ -69,7 +69,7 @@ class Failover:
             stand_in: takes the rows; never fails.
 
         Raises:
-            ModelFailed: the model fails for everything, and nothing is to stand in.
+            ModelFailed: the model fails for everything, and `degrade` is False.
         """
         if self.is_degraded and self._clock() < self._ask_again_at:
             return Answers([stand_in(rows)], {}, True)

@@ -14,7 +14,7 @@ from streams.errors import ModelFailed
 Result = TypeVar("Result")
 C = TypeVar("C", bound=Columns)
 
-# So many rows one after the other for which the model fails, and none for which it does not: it is the model, not the rows.
+# After so many failing rows in a row, and no success between them, the model is at fault and not the rows.
 FAILURES_IN_A_ROW_MAX = 8
 
 
@@ -65,7 +65,7 @@ class Isolation:
 
 
 def set_aside(batches: Sequence[C], culprits: Mapping[int, Exception]) -> list[C]:
-    """Return the batches without the culprits, each of which is rejected with what the model raised.
+    """Return the batches without the culprits, each rejected with the model's exception.
 
     Args:
         batches: decoded rows, B in all.

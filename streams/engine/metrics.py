@@ -47,7 +47,7 @@ class Metrics:
         self.checkpoints = Counter("checkpoints_total", "Checkpoints of the state", ["table", "result"], **common)
         # Rows written by checkpoints, by table.
         self.checkpoint_rows = Counter("checkpoint_rows_total", "Rows written by checkpoints", ["table"], **common)
-        # Checkpoints that could not be brought to a file of this machine, a partition and a round each.
+        # Failed writes of checkpoint files on this machine, one for each partition and round.
         self.checkpoint_file_failures = Counter(
             "checkpoint_file_failures_total", "Checkpoint files that could not be written", **common
         )
@@ -69,8 +69,8 @@ class Metrics:
         self.run_seconds.labels(job).observe(ended - started)
 
     def answered(self, topic: str, answers: Answered) -> None:
-        """Count what a batch of a topic has no answer for."""
-        if answers.repeats is not None:  # a zero of labels would say that none was repeated
+        """Count the rejected and the repeated records of a batch."""
+        if answers.repeats is not None:  # a job that looks for no repeats must not show a count of 0
             self.duplicates.labels(topic).inc(answers.repeats)
         for each in answers.rejected:
             self.rejected.labels(topic, each.code).inc()

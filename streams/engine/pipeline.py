@@ -22,12 +22,12 @@ Decoded = TypeVar("Decoded")
 
 # One running, one ready behind it; a third would only wait, and hold memory.
 MICRO_BATCHES_IN_FLIGHT_MAX = 2
-# So long few records of a topic wait for a device that others keep busy, before they take their turn on its thread.
+# How long few records of a topic wait for a busy device before they queue for its thread.
 FEW_WAIT_S_MAX = 0.05
 
 
 class Job(Protocol[Decoded]):
-    """What is done to a micro-batch. Never concurrent with another job."""
+    """The work on a micro-batch. Never runs beside another job."""
 
     name: str
 
@@ -36,11 +36,11 @@ class Job(Protocol[Decoded]):
         ...
 
     def is_quick(self, batches: Sequence[RecordBatch], decoded: Sequence[Decoded]) -> bool:
-        """Tell whether `run` can go through at once, with nothing to restore or to wait for."""
+        """Tell whether `run` needs no restore and no wait."""
         ...
 
     def prepare(self, decoded: Sequence[Decoded]) -> None:
-        """Wait for what `run` needs that is not here yet. Not called where `is_quick` said that nothing is missing."""
+        """Wait for the data that `run` needs. Not called where `is_quick` returned True."""
         ...
 
     def run(self, batches: Sequence[RecordBatch], decoded: Sequence[Decoded]) -> list[Answered]:
@@ -49,7 +49,7 @@ class Job(Protocol[Decoded]):
 
 
 class Assignment(Protocol):
-    """What the pipeline asks of the process, on the loop."""
+    """The process as the pipeline uses it, on the loop."""
 
     def is_current(self, batch: RecordBatch) -> bool:
         """Tell whether a batch is of the present assignment; others are read again."""
@@ -68,10 +68,10 @@ class Pipeline(Generic[Decoded]):
     """From an agent's fetches to confirmed outputs.
 
     Args:
-        job: what to do with a micro-batch.
+        job: works on a micro-batch.
         device: shared by all pipelines of a worker.
         publisher: sends answers and reports when the broker holds them.
-        assignment: of the process.
+        assignment: tells current batches, takes confirmations, stops the worker.
         settings: sizes and waiting time of micro-batches.
         metrics: counts records, refusals and repeats.
     """
@@ -95,7 +95,7 @@ class Pipeline(Generic[Decoded]):
         device.on_free(self._start_due)
 
     def submit(self, fetch: Fetch) -> None:
-        """Take the batches of one fetch. The consumer bounds how many are under way."""
+        """Take the batches of one fetch. The consumer bounds the records under way."""
         for batch in fetch:
             self._batcher.add(batch)
         self._start_due()
@@ -119,11 +119,11 @@ class Pipeline(Generic[Decoded]):
             self._start(batches, asyncio.get_running_loop())
 
     def _are_few(self, now: float) -> bool:
-        """Tell whether what waits had better run on the loop once the device is free: beside its thread both are slow."""
+        """Tell whether the waiting records are few and should wait for a free device: loop and device thread slow each other."""
         return self._batcher.records <= self._inline_records_max and self._batcher.waited(now) < FEW_WAIT_S_MAX
 
     def _start(self, batches: list[RecordBatch], loop: asyncio.AbstractEventLoop) -> None:
-        """Run a small micro-batch here, since two hand-overs of the interpreter lock cost more than that; others there."""
+        """Run a small micro-batch on the loop: two hand-overs of the interpreter lock cost more. Run others on the device."""
         if self._device.in_flight or sum(map(len, batches)) > self._inline_records_max:
             self._device.submit(partial(self._run_there, batches, None, loop))
             return
@@ -148,11 +148,11 @@ class Pipeline(Generic[Decoded]):
 
     @contextmanager
     def _failures(self, batches: list[RecordBatch], loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        """Hand whatever is raised to the loop, which stops the worker; what is not confirmed is not committed."""
+        """Hand any exception to the loop, which stops the worker; unconfirmed records are not committed."""
         try:
             yield
         except BaseException as exc:  # noqa: BLE001 - see above: the worker ends with it
-            self._failed = True  # at once, on any thread: a micro-batch behind this one would be committed over it
+            self._failed = True  # at once, on any thread: else a later micro-batch would be committed past this one
             exc.add_note(f"{self._job.name}: {', '.join(map(str, batches))}: not committed, and read again")
             self._on_loop(loop, self._stop, exc)
 
@@ -176,7 +176,7 @@ class Pipeline(Generic[Decoded]):
 
     @staticmethod
     def _on_loop(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: object) -> None:
-        if not loop.is_closed():  # a delivery report that comes after the worker has gone concerns nobody
+        if not loop.is_closed():  # after the worker's end a delivery report has no effect
             loop.call_soon_threadsafe(call, *args)
 
     def _confirmed(self, batch: RecordBatch) -> None:
@@ -191,11 +191,11 @@ class Pipeline(Generic[Decoded]):
         self._assignment.stop_with(exc)
 
     def abandon(self) -> None:
-        """Forget what waits: it is read again by whoever owns it next."""
+        """Drop what waits: the next owner reads it again."""
         self._batcher.clear()
 
     async def drain(self, deadline: float) -> bool:
-        """Let what runs finish until `deadline` (monotonic); tell whether all is confirmed."""
+        """Finish the running micro-batches until `deadline` (monotonic, s); tell whether all outputs are confirmed."""
         while (self.unconfirmed or self._device.in_flight) and not self._failed and time.monotonic() < deadline:
             await asyncio.sleep(0.002)
         return self.unconfirmed == 0

@@ -32,7 +32,7 @@ class Publisher:
             raise KafkaUnavailable(f"topic {', '.join(missing)} {MISSING}")
 
     def outputs(self, batch: RecordBatch, answered: Answered) -> list[Outputs]:
-        """Return what is to be sent for a batch: its answers, then its dead letters.
+        """Return the outputs of a batch: its answers, then its dead letters.
 
         Answers go to the input's partition, so that a key's answers stay in its order. Where the output topic has fewer
         partitions than the input's, the key decides.
@@ -65,5 +65,5 @@ class Publisher:
         return Outputs(self._dead_letters, values, [key and key[:LETTER_KEY_BYTES_MAX] for key in keys])
 
     def publish(self, delivery: Delivery) -> None:
-        """Send; the delivery is told what became of it."""
+        """Send; the delivery receives the broker's report."""
         self._producer.produce(delivery)

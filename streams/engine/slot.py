@@ -23,5 +23,5 @@ class ModelSlot(Generic[M]):
         return self._model
 
     def swap(self, model: M) -> None:
-        """Have every micro-batch that begins from now on decided by `model`, which is warmed up."""
+        """Let `model`, warmed up already, decide every micro-batch that begins after this call."""
         self._model = model

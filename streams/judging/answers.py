@@ -1,4 +1,4 @@
-"""Answers of a worker on an embedded Kafka to given events: the model's answers as it serves."""
+"""Answers of a worker on an embedded Kafka to given events: the answers of the model in service."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def answers(
 ) -> None:
     """Send events to an embedded Kafka with one worker and hand over the committed records of its output topic.
 
-    Broker, worker and all that they wrote are gone on return. Settings of the caller's environment do not count: the
-    answers are a function of the arguments.
+    On return, broker and worker have ended and their files are deleted. Settings in the caller's environment are ignored:
+    the answers are a function of the arguments.
 
     Args:
         events: as for `Replay`; the run is as fast as it can be.
-        count: events there are.
+        count: number of events.
         topic: transactions or clickstream.
         output: its topic of answers.
         settings: settings of the worker, by key.
@@ -119,7 +119,7 @@ def _receive(
 
 
 def _first_dead_letter(settings: Any) -> str:
-    """Return a sentence on what was refused."""
+    """Return a sentence on the number of dead letters and the first one."""
     with TopicReader(settings, [DEAD_LETTERS.name], from_beginning=True) as reader:
         values = [message.value() for batch in reader.until_end() for message in batch]
     if not values:

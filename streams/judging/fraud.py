@@ -36,7 +36,7 @@ FIELDS: Final = ("transaction_id", "card_id", "terminal_id", "amount")
 USUAL_COLUMNS: Final = {"transaction_id": "tx_id", "event_time": "ts", "card_id": "customer", "terminal_id": "terminal"}
 OURS: Final = "streams"
 KAFKA: Final = "streams, through Kafka"
-# Features, training, baselines and Kafka as they took about: the bar moves evenly enough.
+# Rough shares of the time of features, training, baselines and Kafka, for the progress bar.
 TRAINED: Final = 0.6
 BASELINES_DONE: Final = 0.8
 
@@ -59,7 +59,7 @@ class _Judged:
 
 
 class FraudEvaluation:
-    """Payments, their test weeks, and what models say of them.
+    """Payments, their test weeks, and the scores of models.
 
     Args:
         path: file of payments.
@@ -115,13 +115,13 @@ class FraudEvaluation:
 
         Raises:
             EvaluationError: the artifact has seen payments whose labels were not known.
-            TrainingDataError: what is known before a week teaches nothing.
+            TrainingDataError: the payments known before a week cannot train a model.
             StreamsError: the run through Kafka failed.
         """
         with tempfile.TemporaryDirectory(prefix="streams-evaluate-") as temporary, reproducible(seed):
             frozen = None if artifact is None else load_artifact(artifact)
             if frozen is not None:
-                FraudRunner(frozen, device="cpu")  # complains of another kind before anything takes long
+                FraudRunner(frozen, device="cpu")  # refuses an artifact of another kind before the long work
                 refuse_knowledge_of(frozen, self.weeks[0].known_until, self.payments.event_time)
             book = self._book_features(book_file, tell) if baselines else None
             tell("build features", 0.05)

@@ -46,7 +46,7 @@ class _Slate(msgspec.Struct, gc=False):
 
 
 class RecommenderEvaluation:
-    """Sessions to train on, examples to judge, and what a recommender shows for them.
+    """Sessions to train on, examples to judge, and the slates of a recommender.
 
     Args:
         train_file: sessions; None where an artifact is judged.
@@ -54,7 +54,7 @@ class RecommenderEvaluation:
         examples: judge the first so many; None judges all.
 
     Raises:
-        EvaluationError: a file cannot be read as what it should be, or nothing is left to test with.
+        EvaluationError: a file has another form than expected, or no example is left.
     """
 
     def __init__(self, train_file: Path | None, test_file: Path | None, examples: int | None) -> None:
@@ -75,7 +75,7 @@ class RecommenderEvaluation:
 
         Raises:
             ArtifactError: the artifact is of another kind, damaged or missing.
-            TrainingDataError: the sessions teach nothing.
+            TrainingDataError: the sessions cannot train a model.
             StreamsError: the run through Kafka failed.
         """
         with tempfile.TemporaryDirectory(prefix="streams-evaluate-") as temporary:

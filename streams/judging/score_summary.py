@@ -19,7 +19,7 @@ CLASSES = ("genuine", "fraud", "unlabelled")
 
 
 class Scored(msgspec.Struct, gc=False):
-    """What the summary needs of a record of fraud-decisions."""
+    """The fields of a fraud-decisions record that the summary reads."""
 
     decision_id: str
     transaction_id: str
@@ -29,7 +29,7 @@ class Scored(msgspec.Struct, gc=False):
 
 
 class Labelled(msgspec.Struct, gc=False):
-    """What the summary needs of a record of transaction-labels."""
+    """The fields of a transaction-labels record that the summary reads."""
 
     transaction_id: Id
     is_fraud: bool
@@ -38,7 +38,7 @@ class Labelled(msgspec.Struct, gc=False):
 class ScoreSummary:
     """Collects decisions and labels, in any order; each decision counts once, by decision_id.
 
-    Two models that decided one payment made two decisions; how many each made is reported.
+    Two models that decided one payment made two decisions; the report counts the decisions of each.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Policy: from a score to a decision and its confidence; without the model, from a few rules."""
+"""Verdicts: decisions on payments, by the model's scores or by rules."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ DECISIONS = ("approve", "review", "decline")
 
 
 class Verdicts(NamedTuple):
-    """What is decided of payments.
+    """Decisions on B payments.
 
     Attributes:
         decisions: int64[B], APPROVE, REVIEW or DECLINE.
         scores: B calibrated probabilities of fraud; None where rules decided.
         confidences: B probabilities of the likelier class; None where rules decided.
-        reasons: of the payments that are held up; none of the others.
+        reasons: why a payment is reviewed or declined; empty where it is approved.
     """
 
     decisions: NDArray[np.int64]

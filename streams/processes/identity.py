@@ -1,4 +1,4 @@
-"""Processes named so that a reused pid is never mistaken for the one that was meant, and ports with their holders."""
+"""Processes by pid and start time, so that a reused pid is not mistaken for them; ports and their holders."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ProcessId:
     def signal(self, number: int) -> None:
         """Send a signal to this very process, or to none."""
         if self.is_alive():
-            with suppress(ProcessLookupError):  # it may end in between, which is no less than the signal asks for
+            with suppress(ProcessLookupError):  # it may end in between, as the signal asks
                 os.kill(self.pid, number)
 
 
@@ -85,7 +85,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def port_holder(port: int) -> str:
-    """Return who listens on a port of this machine, as words for an error message."""
+    """Return the process that listens on a port of this machine, in words for an error message."""
     try:
         connections = psutil.net_connections("tcp")
     except psutil.AccessDenied:  # macOS tells root alone

@@ -44,7 +44,7 @@ def worker_environment(slot: int, port: int, state_dir: Path) -> dict[str, str]:
 
 
 def is_ready(port: int) -> bool:
-    """Tell whether the worker at this port says that it decides."""
+    """Tell whether the worker at this port answers /ready with 200."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=2.0) as response:
             return bool(response.status == 200)

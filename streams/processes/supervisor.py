@@ -5,10 +5,10 @@ command, writes the child's pid as one line on stdout, and waits for the first o
 
 - the child ends: exit with its code;
 - SIGTERM, SIGINT or SIGHUP: stop the child, SIGKILL after GRACE_S seconds;
-- OWNER is not 0 and its process is gone, however it went: the same.
+- OWNER is not 0 and its process has ended in any way: the same.
 
 The supervisor's own end by SIGKILL takes the child along on Linux (PR_SET_PDEATHSIG), so no order of deaths leaves a
-process behind. PR_SET_PDEATHSIG alone would not do: it follows the *thread* that started the child, not the process.
+process behind. PR_SET_PDEATHSIG alone is not enough: it follows the *thread* that started the child, not the process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import sys
 import time
 from types import FrameType
 
-# The pipe tells of the owner's end at once, unless a forked child of the owner still holds it; the parent's pid does.
+# The pipe shows the owner's end at once, unless a forked child of the owner holds it; then the parent's pid shows it.
 OWNER_CHECK_S = 1.0
 
 PR_SET_PDEATHSIG = 1

@@ -38,7 +38,7 @@ class _Worker:
 
 
 class WorkerPool:
-    """`count` workers of the application, each a process of its own under a supervisor that outlives none of us.
+    """`count` workers of the application, each a process of its own under a supervisor that ends with this process.
 
     Args:
         count: workers.
@@ -84,7 +84,7 @@ class WorkerPool:
         scratch.replace(self._gate)
 
     def wait_until_ready(self) -> None:
-        """Return when every worker says that it decides.
+        """Return when every worker is ready.
 
         Raises:
             WorkerEnded: one ended, or was not ready within READY_S_MAX.

@@ -18,7 +18,7 @@ import pyarrow.parquet
 from streams.errors import StreamsError
 from streams.replaying.event_times import is_text
 
-# Half a second's worth at full speed: column-wise work is amortised, a pause of the user is noticed.
+# Half a second of records at full speed: enough to amortise column-wise work, few enough to stop soon after Ctrl-C.
 BATCH_RECORDS_MAX: Final = 32_768
 ROW: Final = "\0row"  # no column of a file can have this name
 # What R, SQL and pandas write for "no value". Not "nan": of an amount it is a mistake, of an identifier a name.
@@ -30,7 +30,7 @@ Converted = TypeVar("Converted")
 
 
 class SourceError(StreamsError):
-    """A file that cannot be read as what was asked for."""
+    """A file that cannot be read as requested."""
 
 
 class ColumnFile:
@@ -101,7 +101,7 @@ class ColumnFile:
         Args:
             batch: of `batches`, whole or in part, in any order.
             column: one of its columns.
-            convert: looks at each value for itself, so that the one at fault can be found by halves.
+            convert: treats each value by itself, so that halving finds the one at fault.
         """
         values = batch.column(column)
         if isinstance(values, pa.ChunkedArray):

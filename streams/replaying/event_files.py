@@ -1,7 +1,7 @@
 """Files of events: the mapping of their columns to a topic's fields.
 
-Only what is mapped leaves the file. A column that is neither named in `--columns` nor called as one of the topic's
-fields stays behind: it may tell the label.
+Only mapped columns are sent. A column that `--columns` does not name, and that has no name of a field, stays in the
+file: it may hold the label.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """What one pass over the times of a file tells."""
+    """The result of one pass over the times of a file."""
 
     records: int
     in_time_order: bool
@@ -103,7 +103,7 @@ class EventFile:
         """Read the file once: how many rows, from when to when, in order or not.
 
         Raises:
-            SourceError: no rows, or a value that cannot be converted: told here, it is told before anything is sent.
+            SourceError: no rows, or a value that cannot be converted; raised before any record is sent.
         """
         records, ordered, low, high = 0, True, 0, 0
         for batch in self._converted():
@@ -148,7 +148,7 @@ class EventFile:
             if field.name not in columns and field.name not in self._constants and field.name in self._file.names:
                 columns[field.name] = field.name
         columns = {name: columns[name] for name in names if name in columns}
-        # An id can be made from the row's number, nothing else can be made up.
+        # The row's number makes an id; no other field can be made up.
         missing = [f.name for f in fields[1:] if f.required and f.name not in columns and f.name not in self._constants]
         if missing or "event_time" not in columns:
             missing = missing or ["event_time"]

@@ -26,9 +26,9 @@ _ZONED: Final = re.compile(r".*[t ]\d.*(z|[+-]\d\d(:?\d\d)?)", re.IGNORECASE)
 
 
 class EventTimes:
-    """How a file writes its times: its first row tells, every other is held against it.
+    """The form of a file's times: the first row sets it, and every other row must have it.
 
-    Without that, seconds and milliseconds in one column would pass for years 1970 and 55000.
+    Otherwise seconds and milliseconds in one column would pass for the years 1970 and 55000.
     """
 
     def __init__(self) -> None:

@@ -23,7 +23,7 @@ LABELLED_SPAN_MS_MIN: Final = 3_600_000
 
 
 class Pace:
-    """How many of the next events may go now.
+    """Tells how many of the next events may go now.
 
     Args:
         rate: events per second; None: as fast as they can.

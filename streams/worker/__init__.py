@@ -1,4 +1,4 @@
-"""One process: its parts put together, their life, and its pages.
+"""One process: the assembly of its parts, their life, and its pages.
 
-No part is defined here: this is the top floor.
+The parts themselves are defined in the other folders.
 """

@@ -43,7 +43,7 @@ TRANSPORTS.aliases.setdefault("streams", "streams.transport:Transport")
 
 
 class CommandLine(faust.Worker):
-    """`faust -A streams worker`. What can be known to be wrong before Faust starts ends it in one line."""
+    """`faust -A streams worker`. An error found before Faust starts ends it with one line."""
 
     app: Application
 
@@ -63,7 +63,7 @@ class CommandLine(faust.Worker):
 
 
 def last_line(exc: BaseException) -> str:
-    """Return what a process says last, when it ends because of `exc`."""
+    """Return the last line of a process that ends because of `exc`."""
     return f"streams: {type(exc).__name__}: {exc}"
 
 
@@ -81,7 +81,7 @@ def check_port(host: str, port: int) -> None:
 
 # A producer's last flush takes 5 s at most; a supervisor waits for the end before it starts the next worker.
 END_S_MAX = 6.0
-END_HUNG_S = 2.0  # a client that hangs is not waited for, beyond what leaving the group takes
+END_HUNG_S = 2.0  # leaving the group takes this long; a client that hangs is not waited for
 
 
 class Application(Flow, faust.App):
@@ -99,7 +99,7 @@ class Application(Flow, faust.App):
         return self.topic(topic.name, schema=BatchSchema(), acks=False, partitions=self.settings.partitions)
 
     def prepare(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Make the worker; takes seconds, and is for the time before the loop runs.
+        """Build the worker. Takes seconds: call it before the loop runs.
 
         Raises:
             StreamsError, ModelError: as `assembly.build`.
@@ -111,7 +111,7 @@ class Application(Flow, faust.App):
 
     @property
     def failure(self) -> BaseException | None:
-        """What ends this process: found by the worker, or raised in Faust's services; None where nothing has failed."""
+        """The error that ends this process, from the worker or from Faust's services; None without one."""
         return self.worker.failure or self.crash_reason
 
     async def on_start(self) -> None:
@@ -122,7 +122,7 @@ class Application(Flow, faust.App):
 
     def _ended(self, task: asyncio.Future[None]) -> None:
         if not task.cancelled() and (exc := task.exception()) is not None:
-            self.worker.stop_with(exc)  # without it nothing would be confirmed, or watched, any more
+            self.worker.stop_with(exc)  # without this task no output is confirmed, or no standstill noticed
 
     def _fail(self, exc: BaseException) -> None:
         logger.error("stopping: %s: %s", type(exc).__name__, exc)
@@ -134,11 +134,11 @@ class Application(Flow, faust.App):
         try:
             await self.worker.take_over(partitions)
         except Exception as exc:
-            self.worker.stop_with(exc)  # aiokafka logs what its listener raises, and goes on as if we had begun
+            self.worker.stop_with(exc)  # aiokafka only logs a listener's exception, and then fetches
             raise
 
     def drain_deadline(self) -> float:
-        """Return until when a drain may go on: stopping begins several, which share the time of one."""
+        """Return the deadline of a drain, monotonic seconds. A stop begins several drains, which share the time of one."""
         return min(super().drain_deadline(), self._stop_deadline)
 
     async def drain(self, deadline: float) -> None:
@@ -149,13 +149,13 @@ class Application(Flow, faust.App):
         """Called by the consumer after that commit: the next owner restores from what is written here."""
         seconds = deadline - time.monotonic()
         if seconds <= 0.0:
-            return  # what is not written is replayed
+            return  # the next owner replays the input instead
         rows = await self.worker.checkpoint(seconds)
         logger.info("checkpoint at hand-over: %d rows", rows)
 
     async def on_stop(self) -> None:
         self._stop_deadline = super().drain_deadline()
-        self._end_soon(self.settings.drain_s_max + END_S_MAX)  # a commit that no broker answers would never end
+        self._end_soon(self.settings.drain_s_max + END_S_MAX)  # a commit without an answer would never end
         await super().on_stop()
 
     async def on_shutdown(self) -> None:
@@ -168,7 +168,7 @@ class Application(Flow, faust.App):
         self._stay()
 
     def _end_soon(self, seconds: float = END_S_MAX) -> None:
-        """End the process if it has not ended itself by then, or earlier: a Kafka client that hangs would keep it for ever."""
+        """End the process after `seconds`, or earlier, unless it has ended: a hanging Kafka client would keep it alive."""
         end_at = time.monotonic() + seconds
         if self._ending is not None and self._end_at <= end_at:
             return
@@ -186,11 +186,11 @@ class Application(Flow, faust.App):
         logging.shutdown()
         if self.failure is not None:
             print(last_line(self.failure), file=sys.stderr, flush=True)
-        os._exit(1)  # as it stands: what is not committed is decided again
+        os._exit(1)  # without clean-up: uncommitted records are decided again
 
 
 class NoTables(TableManager):
-    """Faust's tables, of which there are none here: upstream gives them a second of every start to be declared."""
+    """Replaces Faust's tables, which this application does not use: upstream waits a second for them at every start."""
 
     async def on_start(self) -> None:
         await self._update_channels()
@@ -257,7 +257,7 @@ def create_app(settings: Settings | None = None) -> Application:
 
 
 def member_name(settings: Settings) -> str:
-    """Return the worker's name in the group: by its slot where it has one, else of this process alone."""
+    """Return the worker's name in the group: from its slot, or without one unique to this process."""
     return settings.group_instance_id or f"{settings.application_id}-{uuid.uuid4().hex}"
 
 
@@ -294,7 +294,7 @@ def declare_agents(app: Application) -> None:
 
 
 def declare_checkpoints(app: Application) -> None:
-    """Write the state now and then, and follow the assignment."""
+    """Write the state every `checkpoint_interval_s`, and follow the assignment."""
 
     @app.timer(interval=app.settings.checkpoint_interval_s, name="checkpoint")
     async def checkpoint() -> None:

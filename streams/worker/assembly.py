@@ -61,13 +61,13 @@ MIRROR_PATIENCE_S = 5.0  # its next round asks again
 
 @dataclass(slots=True)
 class Parts:
-    """What a worker is made of.
+    """The parts of a worker.
 
     Attributes:
         pipelines: by the name of their agent.
         tables: state by the name that its metrics have.
         partitions: how many partitions each input topic has.
-        checkpoint_files: whose checkpoints are kept as files: own, all or none.
+        checkpoint_files: partitions whose checkpoints are kept as files: own, all or none.
         closing: closes everything, the last part made first.
     """
 
@@ -101,7 +101,7 @@ def build(settings: Settings, process: WorkerProcess) -> Parts:
 
 
 class Assembly:
-    """The parts in the making: what is made is closed where the next part fails."""
+    """Builds the parts; where one fails, closes those built before it."""
 
     def __init__(self, settings: Settings, process: WorkerProcess, closing: ExitStack) -> None:
         self._settings, self._process, self._closing = settings, process, closing
@@ -248,7 +248,7 @@ class Assembly:
         return StateTable(topic.name, source.name, reader=self._reader, **contents)
 
     def _create(self, topic: Topic, count: int) -> None:
-        """Make the topic, or give it the partitions that the input has been given since."""
+        """Create the topic, or add the partitions that its input has gained."""
         admin = admin_client(self._config)
         if self._reader.partitions(topic.name):
             refused = grow_topic(admin, topic.name, count, WORKER_ANSWER_S_MAX)
@@ -347,7 +347,7 @@ def outputs_producer(
 
 
 def close_producer(producer: OutputProducer | TransactionalProducer, process: WorkerProcess) -> None:
-    """Flush and close; say what is left. Not for the loop's thread."""
+    """Flush and close; log the number of unconfirmed outputs. Not for the loop's thread."""
     left = producer.close(1.0 if process.failure else 5.0)
     if left:
         logger.warning("outputs were not confirmed (%d); their input will be read again", left)

@@ -1,4 +1,4 @@
-"""Pages: /live, /ready and /metrics, and who may do more than read them."""
+"""Pages: /live, /ready and /metrics, and the token for methods other than GET and HEAD."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def guarded_by(token: str) -> Callable[[web.Request, Handler], Awaitable[web.Str
             shown = request.headers.get("Authorization", "").encode(errors="surrogateescape")
             if not (hmac.compare_digest(shown, expected) and token):
                 raise web.HTTPForbidden(text=f"{request.method}: expected GET or HEAD, or the bearer http_token\n")
-        if request.body_exists:  # no page has a use for one: nothing is read, so nothing can fill the memory
+        if request.body_exists:  # no page reads a body, so that none can fill the memory
             raise web.HTTPRequestEntityTooLarge(max_size=0, actual_size=request.content_length or 0)
         return await handler(request)
 

@@ -13,7 +13,7 @@ from streams.transport.record_batch import RecordBatch
 
 
 class WorkerProcess:
-    """What parts are given in place of the worker that is made of them.
+    """The process, as the parts of a worker see it.
 
     Args:
         name: client id in the group and transactional id; no other live process has it.
@@ -32,7 +32,7 @@ class WorkerProcess:
         self.name, self.consumer, self.loop = name, consumer, loop
         self._fail = fail
         self.failure: BaseException | None = None
-        self.member: GroupMember | None = None  # who we are in the group; None before the first assignment
+        self.member: GroupMember | None = None  # this worker's identity in the group; None before the first assignment
 
     def stop_with(self, exc: BaseException) -> None:
         """Remember the error and stop the process. Uncommitted input is read again by the next owner."""
@@ -41,7 +41,7 @@ class WorkerProcess:
             self._fail(exc)
 
     def stop_from_thread(self, exc: BaseException) -> None:
-        """Do the same from another thread than the loop's."""
+        """Do the same, from a thread other than the loop's."""
         self.loop.call_soon_threadsafe(self.stop_with, exc)
 
     def is_current(self, batch: RecordBatch) -> bool:
@@ -61,5 +61,5 @@ class WorkerProcess:
         return await self.consumer().claim(offsets, metadata)
 
     def committed_by_transaction(self, offsets: Mapping[TP, int]) -> None:
-        """Note what a transaction of outputs has committed."""
+        """Note the offsets that a transaction of outputs has committed."""
         self.consumer().committed_by_transaction(offsets)

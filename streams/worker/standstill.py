@@ -1,4 +1,4 @@
-"""Standstill: partitions that stand still though records wait are told, and in the end stop the worker."""
+"""Standstill: reports partitions that make no progress though records wait, and in the end stops the worker."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ STANDSTILL_S = 10.0
 class Watchdog(Generic[Partition]):
     """Remembers when each partition last moved. No I/O; the clock is passed in.
 
-    A partition stands still while it is behind and what it is observed with does not change: committed offset, records
-    restored, any figure of progress. A partition that is not behind, or not observed, is not standing still.
+    A partition stands still while it is behind and its progress (committed offset, records restored) does not change. A
+    partition that is not behind, or not observed, does not stand still.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Watchdog(Generic[Partition]):
 
         Args:
             now: monotonic seconds.
-            behind: the partitions that have something to do, with what changes when they do it.
+            behind: the partitions with waiting records, and their progress: any value that changes with it.
         """
         seen: dict[Partition, tuple[Hashable, float]] = {}
         for tp, progress in behind.items():
@@ -48,7 +48,7 @@ class Watchdog(Generic[Partition]):
 class StandstillWatch:
     """Looks for partitions that stand still, and for inputs that were given more partitions.
 
-    What aiokafka or a broker has quietly stopped to bring shows in the log's end alone, so that is asked of the broker.
+    Where aiokafka or a broker silently stops to deliver, only the log's end shows it: the watch asks the broker for it.
 
     Args:
         parts: of the worker.
@@ -103,7 +103,7 @@ class StandstillWatch:
             short = [number for number in numbers if positions[TP(topic, number)] < ends[number]]
             if not short:
                 continue
-            # What has expired is not waited for: a quiet partition may hold nothing at all above the committed offset.
+            # Expired records do not count: a quiet partition may hold no record above the committed offset.
             begins = await run(None, reader.begins, topic, short)
             for number in short:
                 if begins[number] < ends[number]:

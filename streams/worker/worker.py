@@ -18,11 +18,11 @@ logger = logging.getLogger(__name__)
 
 
 class Worker:
-    """Everything of one process that decides.
+    """The life of the parts of one process.
 
     Args:
         parts: as `assembly.build` makes them.
-        process: that they were built for.
+        process: the one that they were built for.
         stall_s_max: how long a partition may stand still before the worker stops.
     """
 
@@ -42,7 +42,7 @@ class Worker:
 
     @property
     def failure(self) -> BaseException | None:
-        """What stops this worker; None where nothing has failed."""
+        """The error that stops this worker; None without one."""
         return self.process.failure
 
     def stop_with(self, exc: BaseException) -> None:
@@ -63,7 +63,7 @@ class Worker:
             await self.process.loop.run_in_executor(None, self.parts.ownership.take, places)
 
     async def drain(self, deadline: float) -> None:
-        """Let what has begun finish until `deadline`, monotonic; abandon the rest, and all of it after a failure."""
+        """Finish the running micro-batches until `deadline` (monotonic, s) and drop the rest; after a failure drop all."""
         for pipeline in self.pipelines.values():
             pipeline.abandon()
         if self.failure is not None:
@@ -93,7 +93,7 @@ class Worker:
         self.parts.device.submit(keep)
 
     def _follow(self, assigned: set[TP]) -> None:
-        """Keep files of the checkpoints of our partitions, or of all: then we stand by for every other worker."""
+        """Keep checkpoint files of our own partitions, or of all: a standby for every other worker."""
         if self.parts.mirror is None:
             return
         keep = self.parts.checkpoint_files
@@ -106,7 +106,7 @@ class Worker:
 
     @property
     def not_ready_reason(self) -> str | None:
-        """Why this worker is not ready, with any assignment; None where no reason is known."""
+        """The reason why this worker is not ready, the assignment aside; None without one."""
         if self.failure is not None:
             return str(self.failure)
         files = None if self.parts.mirror is None else self.parts.mirror.failure
@@ -117,7 +117,7 @@ class Worker:
         await self._standstill.run()
 
     async def deliver(self) -> None:
-        """Bring outputs to their confirmation, until cancelled."""
+        """Send outputs and take their confirmations, until cancelled."""
         await self.parts.producer.run()
 
     def observe(self) -> bytes:

@@ -36,10 +36,10 @@ class Artifact:
     """A loaded artifact.
 
     Attributes:
-        manifest: What manifest.json says; `manifest["kind"]` is one of KINDS.
+        manifest: Content of manifest.json; `manifest["kind"]` is one of KINDS.
         tensors: Weights by name, as numpy arrays.
         version: SHA-256 in hex over the weights and all of the manifest that decides scores.
-        folder: Where it came from, for error messages.
+        folder: Its folder, for error messages.
     """
 
     manifest: dict[str, Any]
@@ -56,7 +56,7 @@ class Artifact:
         return str(self.manifest["name"])
 
     def section(self, name: str) -> Any:
-        """Return a part of the manifest that this kind of model cannot do without.
+        """Return a part of the manifest that this kind of model needs.
 
         Raises:
             ArtifactError: the manifest lacks it.
@@ -66,11 +66,11 @@ class Artifact:
         return self.manifest[name]
 
     def tensor(self, name: str, dtypes: Sequence[str], shape: Sequence[int | None]) -> NDArray[Any]:
-        """Return a tensor that this kind of model cannot do without.
+        """Return a tensor that this kind of model needs.
 
         Args:
             dtypes: Any of these, by their numpy names.
-            shape: Size of each dimension, None where any will do.
+            shape: Size of each dimension, None for any size.
 
         Raises:
             ArtifactError: it is absent, of another type or shape, or holds a number that is not finite.

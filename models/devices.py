@@ -20,7 +20,7 @@ def resolve_device(name: str) -> torch.device:
     """Return the device for "auto", "cpu", "cuda" or "cuda:N".
 
     Raises:
-        ModelError: CUDA was asked for and is not there, or the name is none of these.
+        ModelError: CUDA is requested and not available, or the name is unknown.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""Everything that models raise on purpose; each message says place, expected, got and remedy."""
+"""Errors that models raise on purpose; each message says place, expected, got and remedy."""
 
 
 class ModelError(Exception):
@@ -18,7 +18,7 @@ class TrainingDataError(ModelError):
 
 
 class EvaluationError(ModelError):
-    """Data, an artifact or scores cannot be judged: what they hold, when they end, or what they had seen."""
+    """Data, an artifact or scores cannot be judged: wrong content, a wrong span of time, or test data seen in training."""
 
 
 class StateError(ModelError):

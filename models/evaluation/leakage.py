@@ -1,4 +1,4 @@
-"""Whether an artifact knows more than could be known: what its manifest says of its training data."""
+"""Leakage: whether an artifact, by its manifest, learned from payments whose labels were not yet known."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ LEARNED_FROM: Final = ("train", "validation")
 def refuse_knowledge_of(artifact: Artifact, known_until: int, event_time: NDArray[np.int64]) -> None:
     """Raise unless every payment that the artifact learned from had a known label.
 
-    An artifact of the simulator's payments is of another world: it is refused only where the file is of the same time,
-    and so may hold the very payments.
+    An artifact that learned from simulated payments is refused only where the file covers the same time: the file may
+    then hold the same simulated payments.
 
     Args:
         artifact: Of kind fraud.

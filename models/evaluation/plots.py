@@ -34,7 +34,7 @@ def plot_fraud(
         scores: For each model the scores of each week, floating[R]; the first model is the one that serves.
         is_fraud: Labels of each week, bool[R].
         weeks: Names of the weeks.
-        metrics: For each model what `Payments.judge` says of each week.
+        metrics: For each model the result of `Payments.judge` for each week.
 
     Raises:
         EvaluationError: matplotlib is not installed.
@@ -74,11 +74,11 @@ def plot_fraud(
 
 
 def plot_recommender(folder: Path, metrics: Mapping[str, Mapping[str, float]], target_popularity: float) -> None:
-    """Write RECOMMENDER_PLOTS: quality of each part, and how popular what it shows is.
+    """Write RECOMMENDER_PLOTS: quality of each part, and the popularity of the items shown.
 
     Args:
         folder: Created if absent.
-        metrics: For each part what `Task.judge` says.
+        metrics: For each part the result of `Task.judge`.
         target_popularity: Mean popularity of the targets.
 
     Raises:

@@ -4,14 +4,14 @@ Rules, all in event time:
 
 - A payment sees itself and those payments of its card that were processed before it and are stamped no later, in exact
   windows (t - W, t].
-- A payment that is given again, to be decided after all, is not counted twice: it sees what it saw, and those stamped
-  no later that came out of order since.
+- A payment that comes again because the model failed for it does not count twice. It sees what it saw at first, and
+  the payments stamped no later that came out of order since.
 - The watermark is the largest event_time processed. A payment more than HORIZON_MS behind it is late: it is scored
   without history and leaves none.
 - A card's events count while newer than its newest one less KEPT_MS, and among its newest `events_per_key_max`.
 - What a card usually pays is the mean of its amounts in (t - TYPICAL_MS, t] before the payment, without those more than
-  two standard deviations above it; taken twice over, so that the outliers of a theft do not hide the next one. An
-  outlier is a payment of more than OUTLIER_RATIO times that.
+  two standard deviations above it. The exclusion runs twice, so that the outliers of a theft do not hide the next one. An
+  outlier is a payment of more than OUTLIER_RATIO times that mean.
 - A card whose newest event is more than EVICT_AFTER_MS behind the watermark is evicted. Only a late payment could have
   seen any of its events, so eviction never changes a feature.
 """
@@ -33,7 +33,7 @@ DAY_MS = 86_400_000
 HORIZON_MS = 30 * DAY_MS
 # What a card usually pays is known better from two months than from one: 0.002 to 0.003 of average precision.
 TYPICAL_MS = 60 * DAY_MS
-# After two weeks the labels show a theft: they come 7 days late.
+# Labels come 7 days late: after two weeks they show a theft.
 RECENT_MS = 14 * DAY_MS
 # Amounts of one card vary by half their mean; five times that is a common theft.
 OUTLIER_RATIO = 2.5
@@ -106,7 +106,7 @@ class CardHistory(KeyedHistory):
             cards: card ids, length B.
             event_time: int64[B], ms since the epoch.
             amount: float64[B], finite and >= 0.
-            is_retry: bool[B], payments given before: recorded only where the history no longer holds them. None: no one.
+            is_retry: bool[B], payments given before: recorded only where the history no longer holds them. None: no payment.
 
         Returns:
             float64[B, len(CARD_FEATURES)].

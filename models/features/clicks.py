@@ -1,4 +1,4 @@
-"""What clicks leave behind, one partition at a time: each session's items, and what followed each item.
+"""History of clicks, one partition at a time: the items of each session, and the followers of each item.
 
 A model's vocabulary is closed, a catalogue is not. An item that the model has no vector for has still been clicked after
 another: a session on that other item may be recommended the new one. Which items are new depends on the model that asks.
@@ -7,8 +7,8 @@ been there from the first click.
 
 - A session keeps its newest LENGTH clicks, on items of any kind; a model sees those of them that it knows (`sessions`).
 - A click may be answered with the new items that followed its own item directly, in other sessions of its partition,
-  within FOLLOWED_MS (`followers`): those that the session itself has not seen. Nothing has followed an item that was
-  clicked for the first time, known to the model or not.
+  within FOLLOWED_MS (`followers`): those that the session itself has not seen. An item that is clicked for the first
+  time has no followers, known to the model or not.
 - The share of a new item among the followers is its probability, held down by PRIOR clicks that are never seen.
 - An item is new in its own partition only, until the next training gives it a vector.
 - Every record sees the clicks before it and no others, however records are batched.
@@ -28,7 +28,7 @@ from models.features.followers import FOLLOWERS, HOUR_MS, ItemFollowers
 from models.features.history import HistoryGroup, KeyedHistory, none_of
 from models.features.sessions import LENGTH, SessionHistory
 
-# A new item clicked once of once is no certainty: as if so many clicks had gone elsewhere.
+# One click of one is no certainty: a share counts as if so many more clicks had gone to other items.
 PRIOR = 5.0
 
 Int64 = npt.NDArray[np.int64]
@@ -93,7 +93,7 @@ class ClickHistory(HistoryGroup):
             sessions: Session ids, length B.
             items: Item ids, length B.
             event_time: int64[B], ms since the epoch.
-            is_retry: bool[B], clicks given before: as for `SessionHistory.update`, and following no item. None: no one.
+            is_retry: bool[B], clicks given before: as for `SessionHistory.update`, and following no item. None: no click.
 
         Returns:
             What each click saw.
@@ -120,8 +120,8 @@ class ClickHistory(HistoryGroup):
         """Return the new items that each click of the last update may be recommended, none of its own session.
 
         Args:
-            trails: Of the last update: of earlier ones not every id is at hand.
-            known: bool[B, F], the followers that the model knows that asks; of places without a follower, anything.
+            trails: Of the last update: ids of earlier ones may be forgotten.
+            known: bool[B, F], True where the asking model knows the follower; any value where there is no follower.
         """
         ids: list[list[str]] = [[] for _ in known]
         shares: list[list[float]] = [[] for _ in known]
@@ -133,7 +133,7 @@ class ClickHistory(HistoryGroup):
             total = PRIOR + int(np.count_nonzero(followers[row] >= 0))
             for number, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])):
                 name = self._followers.name(number)
-                if name is not None:  # a row that is none of ours may hold any number
+                if name is not None:  # a row without a click of this update may hold any number
                     ids[row].append(name)
                     shares[row].append(count / total)
         return NewItems(ids, shares)

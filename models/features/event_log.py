@@ -18,11 +18,11 @@ class EventLog:
 
     A row grows by doubling: it moves to a larger block and its old one is handed to the next row of that size, so that
     memory never needs a compaction pause. A full row first drops what no feature can see: events not newer than the
-    floor that the caller names, and events beyond its newest `events_per_key_max`.
+    caller's floor, and events beyond its newest `events_per_key_max`.
 
     Args:
         value_dtype: dtype of the value beside each time; 8 bytes wide.
-        events_per_key_max: the newest events of a row that count; older ones are as if they had never been.
+        events_per_key_max: the newest events of a row that count; older ones have no effect.
     """
 
     def __init__(self, value_dtype: npt.DTypeLike, events_per_key_max: int) -> None:
@@ -34,7 +34,7 @@ class EventLog:
         self.heap[0] = 0
         self.meta = np.empty((0, 4), np.int64)
         self.dirty = np.empty(0, np.uint8)  # touched since the last snapshot
-        self.told = np.empty(0, np.uint8)  # a snapshot has told of the row, so that its end must be told too
+        self.told = np.empty(0, np.uint8)  # a snapshot holds the row, so that a later one must hold its eviction
         self.reserve_rows(ROWS_MIN)
 
     @property

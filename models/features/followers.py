@@ -1,12 +1,12 @@
-"""What was clicked after each item, and the ids of these items.
+"""The items clicked after each item, and their ids.
 
-- An item is held from its first click until an hour of the watermark begins to which its newest click is older than
-  FOLLOWED_MS. ITEMS_MAX items are held at a time: beyond, an id that is not held leaves nothing.
+- An item is held from its first click until the watermark enters an hour that begins more than FOLLOWED_MS after its
+  newest click. At most ITEMS_MAX items are held: beyond, a click on an id that is not held leaves no trace.
 - A held item keeps the newest FOLLOWERS held items that were clicked directly after it in a session. They are seen for
   FOLLOWED_MS, to the hour in which the watermark stands.
 - A click that comes again follows nothing.
 
-All of it follows from the clicks given, however they are batched and whenever a snapshot is taken.
+The state is a function of the clicks given: batches and snapshots do not change it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from models.features.sessions import SessionHistory
 FOLLOWERS = 20
 HOUR_MS = 3_600_000
 FOLLOWED_MS = 7 * 24 * HOUR_MS
-# Ids that are no items, a fault upstream or an attack, must not fill the memory: so many take 0.16 GB a partition.
+# Bounds the memory against ids that are no items (a fault upstream, an attack): so many take 0.16 GB a partition.
 ITEMS_MAX = 250_000
 NUMBERS_MIN = 256
 
@@ -41,8 +41,8 @@ class ItemFollowers(SessionHistory):
         self._number_of_row = np.zeros(NUMBERS_MIN, np.int64)
         self._row_of_number: dict[int, int] = {}
         self._floor_ms = kernels.NEVER  # by the hour in which the watermark stands
-        self._untold: list[str] = []  # evicted since the last snapshot, which the one before has told of
-        self._evicted: dict[int, str] = {}  # by the last update: what it returned may speak of them
+        self._untold: list[str] = []  # evicted since the last snapshot, held by an earlier one
+        self._evicted: dict[int, str] = {}  # by the last update, whose results may name them
 
     def name(self, number: int) -> str | None:
         """Return the id of an item that the last update has returned; None for another."""
@@ -54,7 +54,7 @@ class ItemFollowers(SessionHistory):
         self._evicted.clear()
 
     def expire(self, hour: int) -> None:
-        """Forget the items that are held no longer once the watermark stands in this hour, counted from the epoch."""
+        """Forget the items that expire once the watermark is in this hour, counted from the epoch."""
         floor = hour * HOUR_MS - FOLLOWED_MS
         if floor != self._floor_ms:
             self._floor_ms = floor
@@ -120,7 +120,7 @@ class ItemFollowers(SessionHistory):
         self._number_of_row[row], self._row_of_number[number] = number, row
 
     def evict(self) -> list[str]:
-        """Return the items forgotten of which a snapshot has told; one may be held anew, its row follows in the next one."""
+        """Return the forgotten items that a snapshot holds. One of them may be held anew: the next snapshot has its row."""
         untold, self._untold = self._untold, []
         return untold + super().evict()
 

@@ -50,7 +50,7 @@ class KeyedHistory:
     Args:
         log: empty log of the events.
         kind: tells payloads of this history from those of others.
-        scale: what values are multiplied by to be written as whole numbers.
+        scale: factor that makes values whole numbers in a payload.
         kept: events not newer than their key's newest less `kept` are never seen.
         evict_after: a key whose newest event is more than this behind the watermark gives no feature any more.
     """
@@ -106,7 +106,7 @@ class KeyedHistory:
         return Snapshot(evicted, self._index.keys_of(rows), data, ends)
 
     def evict(self) -> list[str]:
-        """Forget keys that no record can see any more; return those that a snapshot has told of."""
+        """Forget keys that no record can see any more; return those that a snapshot holds."""
         return self._evict_before(self._watermark - self._evict_after)
 
     def _evict_before(self, oldest: int) -> list[str]:
@@ -124,7 +124,7 @@ class KeyedHistory:
     def freeze(self, dirty_only: bool) -> Snapshot:
         """Evict, then copy the rows touched since the last snapshot, or all; forget the touches and evictions.
 
-        After a checkpoint that failed, take all: what this one forgot is then told again.
+        After a failed checkpoint pass False: the next snapshot then holds the rows that this one marked as written.
         """
         evicted = self.evict()
         rows = np.flatnonzero(self._log.dirty) if dirty_only else self._held()
@@ -186,7 +186,7 @@ class KeyedHistory:
 class GroupSnapshot:
     """Members' snapshots, each row with the place of its member.
 
-    Each iteration stands alone: one thread writes the rows while another, which gave it up, looks for what was evicted.
+    Iterations are independent: a thread may write the rows while another looks for the evicted ones.
     """
 
     def __init__(self, members: Sequence[Snapshot]) -> None:
@@ -255,10 +255,10 @@ class HistoryGroup:
 
 
 def names(keys: Iterable[bytes]) -> list[str]:
-    """Return keys as the text that they are.
+    """Return the text of keys.
 
     Raises:
-        StateError: one is not.
+        StateError: a key is not UTF-8.
     """
     try:
         return list(map(bytes.decode, keys))

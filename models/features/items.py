@@ -1,6 +1,6 @@
-"""Items as numbers: what state keeps in place of an id, and how a model finds its own items among them.
+"""Items as numbers: state keeps a number in place of an id, and a model finds its own items by number.
 
-The number of an item is 63 bits of a hash of its id, so that no vocabulary has a say in it. Two ids with one number are
+The number of an item is 63 bits of a hash of its id, and depends on no vocabulary. Two ids with one number are
 taken for one item: among a million ids a pair has one with a probability of 5 in 10^8. A pair that is made on purpose
 gains nothing, for a click on the one is a click on the other and no more.
 """
@@ -32,7 +32,7 @@ def number_of(item: str) -> int:
 
 @compiled
 def fill(numbers, table):
-    """Put the place of each number into an empty table; return the first place whose number stands there already, or -1."""
+    """Put the place of each number into an empty table; return the first place with a repeated number, or -1."""
     mask = table.shape[0] - 1
     for k in range(numbers.size):
         slot = numbers[k] & mask
@@ -47,7 +47,7 @@ def fill(numbers, table):
 
 @compiled
 def look_up(numbers, table, out):
-    """Write the place of each number, -1 where the table has it not."""
+    """Write the place of each number, -1 where the table lacks it."""
     mask = table.shape[0] - 1
     for k in range(numbers.size):
         number = numbers[k]

@@ -176,7 +176,7 @@ def restore_rows(begin, rows, ends, newest, source_times, source_values, meta, t
 def touch(rows, begin, meta, times, values):
     """Read the latest events of the next rows, so that their cache misses overlap instead of each waiting for the last.
 
-    Returns a sum, to be stored somewhere: the compiler drops reads that nothing depends on.
+    Returns a sum, which the caller must store: the compiler drops reads without a use.
     """
     end = min(begin + TOUCH_RECORDS, rows.size)
     total = np.int64(0)

@@ -13,9 +13,9 @@ Rows = npt.NDArray[np.int64]
 class KeyIndex:
     """Map each key to a row number; an unknown key takes a freed row, or else the next one.
 
-    A batch is looked up by one C loop: Python code runs only for new keys. What is held are dicts of texts and integers
-    alone and an array: the interpreter's garbage collection passes over such. Over a list of a million keys it would
-    go each time, for a second.
+    A batch is looked up by one C loop: Python code runs only for new keys. The index is an array and dicts of texts and
+    integers only, which the interpreter's garbage collection skips. It would walk a list of a million keys each time, for
+    a second.
     """
 
     __slots__ = ("_free", "_key_of_row", "_row_of_key")

@@ -18,7 +18,7 @@ from models.features.event_log import EventLog
 from models.features.history import KeyedHistory, column, none_of
 from models.features.keys import Rows
 
-# Clicks kept of a session, whichever model reads them. A row of another length means something else: change the layout.
+# Clicks kept of a session, for every model. A row of another length has another meaning: change the layout with it.
 LENGTH = 20
 IDLE_MS = 86_400_000
 PAYLOAD_KIND = 3
@@ -62,7 +62,7 @@ class SessionHistory(KeyedHistory):
             sessions: session ids, length B.
             items: int64[B], numbers >= 0 of items, -1 for none.
             event_time: int64[B], ms since the epoch.
-            is_retry: bool[B], clicks given before: recorded only where the session no longer holds them. None: no one.
+            is_retry: bool[B], clicks given before: recorded only where the session no longer holds them. None: no click.
 
         Returns:
             int64[B, T], oldest first, padded with -1 on the left.

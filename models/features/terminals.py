@@ -6,7 +6,7 @@ Rules, all in event time of the labelled payments:
 - Labels are counted per terminal and bucket of one granularity, so that a busy terminal costs no more than a quiet one.
 - Labels more than `kept_ms`, delay and granularity behind the newest label of all terminals are
   forgotten. A payment sees all of its windows unless it is more than `kept_ms` less 30 days behind that newest label.
-- So the features are a function of the *set* of labels: the order in which they come never matters.
+- The features are therefore a function of the *set* of labels, in any order of arrival.
 """
 
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ DAY_MS = 86_400_000
 LABEL_DELAY_MS = 7 * DAY_MS
 LABEL_GRANULARITY_MS = HOUR_MS
 WINDOWS_MS = (DAY_MS, 7 * DAY_MS, 30 * DAY_MS)
-# A worker that starts over reads all labels before the first payment: kept this long, a year of payments can be
-# replayed and gives the features that it gave live. It costs 16 bytes for each hour and terminal with a label.
+# A starting worker reads all labels before the first payment. Labels kept this long let a replay of a year of payments
+# give the features that were given live. It costs 16 bytes for each hour and terminal with a label.
 KEPT_MS = 400 * DAY_MS
 RECENT_LABELS = 5
 BUCKETS_PER_TERMINAL_MAX = 1 << 16  # seven years of hours

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from models.artifacts import Artifact
 from models.errors import ArtifactError
 
-# A standardised feature further out says no more than this: scores stay sane on traffic unlike the training's.
+# Bound of a standardised feature, so that scores stay plausible on traffic unlike the training's.
 STANDARDISED_MAX: Final = 8.0
 
-# No row is surer than 22,000 to 1, before calibration: a float32 probability closer to 1 has no neighbours to be ranked by.
+# Bound of the log-odds before calibration, 22,000 to 1: float32 probabilities closer to 1 are too coarse to rank by.
 LOG_ODDS_MAX: Final = 10.0
 
 THRESHOLDS: Final = ("review", "decline")
@@ -26,8 +26,8 @@ SHOWN_CHARS_MAX: Final = 200  # of a section that is refused: the manifest has a
 # Edges of a feature's pieces. Fraud lives in the tails: the last hundredth and thousandth have pieces of their own.
 QUANTILES: Final = (0.0, 0.2, 0.4, 0.6, 0.8, 0.99, 0.999, 1.0)
 
-# What a reason is called, and the features that it speaks for. Features that say the same thing share a reason, since
-# one of them alone would get an arbitrary part of the credit.
+# Names of reasons and their features. Features with the same meaning share a reason, since each alone would get an
+# arbitrary part of the credit.
 REASON_GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "amount": ("amount", "amount_log"),
     "time_of_day": ("is_night", "is_weekend", "hour_sin", "hour_cos"),

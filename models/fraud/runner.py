@@ -1,6 +1,6 @@
 """The fraud model, frozen: feature rows in, scores and reasons out.
 
-A runner owns no thread and no queue; the caller decides who may call it. Two runners of one artifact give one answer.
+A runner owns no thread and no queue: its caller serialises the calls. Two runners of one artifact give equal answers.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from models.fraud.network import FraudModel, reason_groups, thresholds
 Float32 = NDArray[np.float32]
 
 # Payments are scored in chunks of one shape, the last one padded: the sums of a matrix product may be taken in another
-# order in a product of another shape, and a payment's score must not depend on the batch that it comes in. The larger
-# the chunk the less it costs a row, the smaller the less a lone payment waits.
+# order in a product of another shape, and a payment's score must not depend on the batch that it comes in. A larger
+# chunk costs less a row, a smaller one less for a lone payment.
 FRAUD_CHUNK_ROWS: Final = {"cpu": 128, "cuda": 1024}
-# Chunks that share what is done element by element. More elements at a time would be split among torch's threads, and
-# a split anywhere gives logarithms of the last digit's choice.
+# Chunks that share the element-wise work. More elements at a time would be split among torch's threads, and the place
+# of the split changes the last digit of a logarithm.
 FRAUD_CHUNKS_MAX: Final = {"cpu": 4, "cuda": 1}
 
 BASELINE: Final = "baseline"
@@ -46,7 +46,7 @@ class FraudRunner:
     Raises:
         ArtifactError: the artifact is of another kind or incomplete.
         FeatureMismatch: it was trained on other features than this version computes.
-        ModelError: device or dtype cannot be had.
+        ModelError: device or dtype is not available.
     """
 
     def __init__(

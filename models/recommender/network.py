@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from models.artifacts import Artifact, pack_texts, unpack_texts
 from models.errors import ArtifactError
 
-# Logits are cosines times a learned scale; training starts here, where others found theirs to end.
+# Logits are cosines times a learned scale; training starts at a value where published models end.
 SCALE: Final = 16.0
 
 
 class SessionEncoder(nn.Module):
     """A GRU over the clicks, attention to them from the click asked about, and that click itself, in one unit vector.
 
-    Each head weighs the clicks by what they are to the one asked about and by how long before it they were. Items have
+    Each head weighs the clicks by their relation to the click asked about and by their distance before it. Items have
     unit length, so that a frequent item is not near everything.
 
     Args:

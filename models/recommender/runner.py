@@ -1,6 +1,6 @@
 """The recommender, frozen: item sequences in, slates out.
 
-A runner owns no thread and no queue; the caller decides who may call it. Two runners of one artifact give one answer.
+A runner owns no thread and no queue: its caller serialises the calls. Two runners of one artifact give equal answers.
 """
 
 from __future__ import annotations
@@ -173,11 +173,11 @@ class RecommenderRunner:
     def with_new(self, slates: Slates, new: NewItems) -> Slates:
         """Return slates with new items among their ids and scores, in the order of probability.
 
-        A known item's probability is what the new ones leave of it.
+        The new items' probabilities reduce those of the known items.
 
         Args:
             slates: As `recommend` gives them; their `items` know no new ones and stay.
-            new: What may be recommended beside, for each slate.
+            new: The new items that each slate may have.
         """
         ids, scores = list(slates.ids), slates.scores.copy()
         for row in [row for row, names in enumerate(new.ids) if names]:

@@ -1,4 +1,4 @@
-"""A seeded world of payments and clicks, without an end: what models ship trained on, and what the demo sends.
+"""A seeded world of endless payments and clicks: the shipped models were trained on it, and the demo sends it.
 
 Training is in `models.training`; nothing here knows a model.
 """

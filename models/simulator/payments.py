@@ -192,7 +192,7 @@ class PaymentSimulator:
 
     def _genuine(self, rng: np.random.Generator, day: int) -> tuple[Int64, Float64, Int64, Float64]:
         weekend = 0.85 if day % 7 >= 5 else 1.0
-        spree = rng.random(self._cards) < 0.005  # many payments in a day are not yet fraud
+        spree = rng.random(self._cards) < 0.005  # many payments in a day alone are no fraud
         payments = rng.poisson(self._payments_per_day * weekend * np.where(spree, 4.0, 1.0))
         card = np.repeat(np.arange(self._cards), payments)
         size = len(card)

@@ -35,7 +35,7 @@ from models.training.reproducible import date, reproducible, versions
 COLUMNS: Final = ("card_id", "terminal_id", "event_time", "amount", "is_fraud")
 HIDDEN: Final = (64, 32)
 EPOCHS: Final = 30
-# An epoch sees every fraud and this many genuine payments, each weighing as many as it stands for.
+# An epoch reads every fraud and this many genuine payments, each weighted by the number that it stands for.
 GENUINE_PER_EPOCH: Final = 160_000
 BATCH_RECORDS: Final = 1024
 LEARNING_RATE: Final = 3e-3
@@ -56,7 +56,7 @@ PAYMENTS_PER_CARD: Final = 165
 
 @dataclass(frozen=True, slots=True)
 class _Fitted:
-    """A model with what its artifact says of it.
+    """A model and the figures of its artifact.
 
     Attributes:
         model: Calibrated.
@@ -127,7 +127,7 @@ def train_until(
     """Train on the payments whose labels are known at one moment, and write the artifact and its model card.
 
     Weights are fitted on the oldest payments; the epoch, the calibration and the thresholds are chosen on the newest,
-    with a label delay between. No later payment is looked at.
+    with a label delay between. Later payments are not read.
 
     Args:
         output: Folder of the artifact; created if absent.

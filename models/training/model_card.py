@@ -1,4 +1,4 @@
-"""Model cards: what a person should know about an artifact, beside the manifest that programs read."""
+"""Model cards: an artifact described for people, beside the manifest for programs."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ Int64 = NDArray[np.int64]
 
 
 class Queries(NamedTuple):
-    """What a worker knows after a click, and the click that followed.
+    """The items that a worker knows after a click, and the next click.
 
     Attributes:
         sequences: int32[B, LENGTH] latest items, the oldest first, zeros after the last.
@@ -272,7 +272,7 @@ def _rank(blend: Blend, queries: Queries, vectors: NDArray[np.float32], candidat
 
 
 def _objective(items: Int32, queries: Queries) -> NDArray[np.float64]:
-    """Return what each example adds to the quality: MRR counts twice, because it is about half of P."""
+    """Return each example's share of the quality: MRR counts twice, because it is about half of P."""
     inverse = inverse_ranks(items, queries.targets)
     return (inverse > 0) + 2.0 * inverse
 

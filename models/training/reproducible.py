@@ -1,4 +1,4 @@
-"""What makes a training repeatable, and what it says about itself."""
+"""Repeatable trainings, and the versions that a manifest names."""
 
 from __future__ import annotations
 

@@ -26,18 +26,18 @@ def worker_command(level: str = "info") -> list[str]:
     return [sys.executable, "-m", "faust", "-A", "streams", "worker", "--loglevel", level]
 
 
-def worker_environment(slot: int, port: int, state_dir: Path) -> dict[str, str]:
+def worker_environment(slot: int | None, port: int, state_dir: Path) -> dict[str, str]:
     """Return the variables that make a worker one of several on this machine.
 
     Args:
-        slot: its worker_slot.
+        slot: its worker_slot; None leaves it unset.
         port: its HTTP port, on loopback alone.
         state_dir: its folder.
     """
     return {
-        "STREAMS_WORKER_SLOT": str(slot),
+        "STREAMS_WORKER_SLOT": "" if slot is None else str(slot),
         # The application adds the slot.
-        "STREAMS_HTTP_PORT": str(port - slot),
+        "STREAMS_HTTP_PORT": str(port - (slot or 0)),
         "STREAMS_HTTP_HOST": "127.0.0.1",
         "STREAMS_STATE_DIR": str(state_dir),
     }

@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 import orjson
-import psutil
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -445,39 +444,3 @@ def test_watch_follows_from_now(streams: Callable[..., Result], fresh_topics: No
         line = process.stdout.read()
     assert process.returncode == 0
     assert "new-" in line
-
-
-@pytest.mark.parametrize(
-    "end",
-    [None, *(pytest.param(end, marks=pytest.mark.trial) for end in (signal.SIGINT, signal.SIGTERM)), signal.SIGKILL],
-)
-def test_demo_leaves_nothing_running(end: signal.Signals | None, tmp_path: Path) -> None:
-    """Events flow from the demo's own Kafka to decisions; however it ends, its broker and workers end."""
-    environment = {**os.environ, "STREAMS_BOOTSTRAP_SERVERS": "", "STREAMS_CONFIG": "", "TMPDIR": str(tmp_path)}
-    command = [sys.executable, "-u", "-c", "from streams.commands import main; main()", "demo", "--rate", "200"]
-    command += ["--history-days", "1", "--duration", "4" if end is None else "300"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    ) as process:
-        assert process.stdout is not None
-        output = ""
-        children: list[psutil.Process] = []
-        for line in process.stdout:
-            output += line
-            if " live " in line and not children:
-                children = psutil.Process(process.pid).children(recursive=True)
-                if end is not None:
-                    process.send_signal(end)
-        code = process.wait(60)
-    expected = {None: 0, signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[end]
-    assert code == expected, output
-    assert len(children) >= 4, output  # broker, worker, a supervisor each
-    _, alive = psutil.wait_procs(children, timeout=20)
-    assert not alive
-    if end is None:
-        lines = dict(
-            line.split(maxsplit=1) for line in output.splitlines() if line.startswith(("lost", "repeated", "events"))
-        )
-        assert (lines["lost"], lines["repeated"]) == ("0", "0")
-    if end is not signal.SIGKILL:
-        assert not list(tmp_path.glob("streams-demo-*"))

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -21,11 +20,13 @@ from confluent_kafka.admin import AdminClient
 
 from streams.clients.topic_admin import create_topics
 from streams.processes.identity import free_ports
+from streams.processes.launcher import worker_command, worker_environment
 from streams.settings import load_settings
 from tests.support.forked import ForkedProcess
 
 READY_S_MAX = 120.0
 COUNT_S_MAX = 60.0
+FAUST_AT = 3  # where the arguments of faust begin in the command of a worker
 _READS_COMMITTED = {
     "enable.auto.commit": False,
     "isolation.level": "read_committed",
@@ -146,17 +147,15 @@ class Bench:
         """
         port = free_ports(1)[0]
         log = self.folder / f"{self.application_id}-{slot}.log"
-        arguments, environment = ("-A", "streams", "worker", "-l", level), self.environment_of(slot, port, settings)
+        command, environment = worker_command(level), self.environment_of(slot, port, settings)
         process: Process
         if interpreter:
             assert prepare is None, "nothing can be called in an interpreter of its own"
             with log.open("ab") as output:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "faust", *arguments],
-                    env=environment, stdout=output, stderr=output, cwd=self.folder,
-                )  # fmt: skip
+                # Not `Launched`: tests signal the worker itself, and a supervisor would stand between.
+                process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, cwd=self.folder)
         else:
-            process = ForkedProcess(arguments, environment, self.folder, log, prepare)
+            process = ForkedProcess(command[FAUST_AT:], environment, self.folder, log, prepare)
         worker = WorkerProcess(process, port, log)
         self.workers.append(worker)
         return worker
@@ -165,11 +164,9 @@ class Bench:
         """Return the environment of a worker: this process's own settings must not reach it."""
         return {
             **{key: value for key, value in os.environ.items() if not key.startswith("STREAMS_")},
+            **worker_environment(slot, port, self.folder),
             "STREAMS_BOOTSTRAP_SERVERS": self.servers,
             "STREAMS_APPLICATION_ID": self.application_id,
-            "STREAMS_HTTP_PORT": str(port - (slot or 0)),
-            "STREAMS_STATE_DIR": str(self.folder),
-            **({} if slot is None else {"STREAMS_WORKER_SLOT": str(slot)}),
             **self.environment,
             **{f"STREAMS_{key.upper()}": str(value) for key, value in settings.items()},
         }
@@ -271,6 +268,7 @@ def delete_topics(client: Mapping[str, str], seconds_max: float = 30.0) -> None:
 
 def read_topic(client: Mapping[str, str], topic: str) -> Iterator[Any]:
     """Yield the committed records of a topic as of now, a partition after the other."""
+    deadline = time.monotonic() + COUNT_S_MAX
     with contextlib.closing(
         Consumer(_READS_COMMITTED | client | {"group.id": "read", "enable.partition.eof": True})
     ) as consumer:
@@ -278,6 +276,7 @@ def read_topic(client: Mapping[str, str], topic: str) -> Iterator[Any]:
             consumer.assign([TopicPartition(topic, number, 0)])
             at_end = False
             while not at_end:
+                assert time.monotonic() < deadline, f"{topic}: expected to read its end within {COUNT_S_MAX:.0f} s"
                 for message in consumer.consume(5_000, 0.2):
                     error = message.error()
                     if error is None:

@@ -135,7 +135,7 @@ def interruptible() -> None:
 
 @pytest.fixture(scope="session")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
-    """One broker for the whole session of a process. Whatever stands on it may be deleted by the next test."""
+    """One broker for the whole session of a process. The next test may delete all topics on it."""
     with EmbeddedKafka(tmp_path_factory.mktemp("kafka")) as embedded:
         yield embedded
 

@@ -236,7 +236,7 @@ def test_calls_name_their_arguments() -> None:
 
 
 def test_nothing_that_is_read_can_be_executed() -> None:
-    """No pickle, no eval: an input, a checkpoint or an artifact is data whoever wrote it."""
+    """No pickle, no eval: an input, a checkpoint or an artifact is data, from any writer."""
     loaders = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
     assert not {(name, each) for name, all_imported in IMPORTS.items() for each in all_imported & loaders}
     calls = {"eval", "exec", "torch.load", "np.load", "numpy.load", "yaml.load", "yaml.unsafe_load", "__import__"}

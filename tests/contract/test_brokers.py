@@ -84,7 +84,7 @@ class RealCluster:
 
 
 class Unobserved:
-    """Nobody to tell what becomes visible."""
+    """No observer of visible records."""
 
     def visible(self, place: Place, key: bytes | None, value: bytes | None) -> None: ...
 

@@ -139,7 +139,7 @@ def test_no_service_of_ours_can_write_its_image_or_gain_privileges() -> None:
 
 
 def test_alerts_ask_for_metrics_that_the_worker_has() -> None:
-    """An alert on a metric that nobody writes would never fire."""
+    """An alert on a metric that no worker writes would never fire."""
     metrics = Metrics()
     known: set[str] = set()
     for value in vars(metrics).values():

@@ -368,7 +368,7 @@ def test_figures_have_a_command(document: str, compare: ModuleType) -> None:
     ],
 )
 def test_figures_without_a_command_would_be_seen(row: str, compare: ModuleType) -> None:
-    """The check above does tell, whichever table the row is added to."""
+    """The check above fails for a row added to any of the tables."""
     text = FIGURES["tests/bench/README.md"]
     head = "| peer, " if row.startswith("| peer") else "| what | figure | command |"
     at = text.index("\n", text.index("|---", text.index(head)))
@@ -378,7 +378,7 @@ def test_figures_without_a_command_would_be_seen(row: str, compare: ModuleType) 
 
 @pytest.mark.parametrize("document", SPOKEN, ids=name)
 def test_documents_speak_of_this_project_alone(document: Path) -> None:
-    """No paths of somebody's machine and no numbers of a tracker."""
+    """No paths of a developer's machine and no numbers of a tracker."""
     forbidden = r"(?<![\w.])/(work|root|tmp|home/\w+)/|\bissues? #?\d|(?<![\w&])#\d+\b"
     text = document.read_text()
     assert not [match[0] for match in re.finditer(forbidden, text, re.IGNORECASE)]

@@ -58,7 +58,7 @@ def test_product_is_not_imported(path: Path) -> None:
 
 
 def test_helpers_parse_and_clean_up() -> None:
-    """Scripts get their temporary folder from a helper that removes it at the end, in whatever way that comes."""
+    """Scripts get their temporary folder from a helper that removes it at any end."""
     for helper in FOLDER.glob("lib/*.sh"):
         subprocess.run(["bash", "-n", str(helper)], check=True)
     packages = (FOLDER / "lib" / "packages.sh").read_text()

@@ -116,7 +116,7 @@ fields = (
 @given(data=st.data())
 @settings(max_examples=400, deadline=None)
 def test_decoder_accepts_exactly_what_the_schema_allows(topic: Topic, data: st.DataObject) -> None:
-    """Whatever value or absence any fields have, a producer who validates by the schema is not surprised."""
+    """With any value or absence of any field, workers accept exactly the records that the schema accepts."""
     example = EXAMPLES[topic.name][0]
     changed = data.draw(st.dictionaries(st.sampled_from([*example, "unheard_of"]), fields, max_size=2))
     dropped = data.draw(st.sets(st.sampled_from(list(example)), max_size=1))
@@ -175,7 +175,7 @@ def test_dead_letter_schema_lists_every_code_of_decoding() -> None:
 
 
 def test_default_limits_are_the_settings_defaults() -> None:
-    """Whoever decodes without settings decodes as a worker with default settings."""
+    """A caller that decodes without settings decodes as a worker with default settings."""
     settings = Settings()
     assert Limits() == Limits(settings.record_bytes_max, settings.event_time_ahead_s_max * 1000)
 
@@ -198,7 +198,7 @@ def test_published_decision_obeys_its_schema() -> None:
 
 
 def test_published_degraded_decision_obeys_its_schema() -> None:
-    """It says what decided, which model it stands in for, and gives no score that nobody has computed."""
+    """It says what decided and which model it stands in for, and has no score."""
     columns = decode_transactions([json.dumps(EXAMPLES["transactions"][0]).encode()], now_ms=NOW_MS, limits=Limits())
     reasons = [[Reason("night_amount", None, 612.5, 500.0)]]
     (value,) = encode_decisions(

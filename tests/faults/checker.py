@@ -103,8 +103,8 @@ def judge(confirmed: Mapping[str, Confirmed], expected: Expected, decisions: Seq
         decisions: every committed record of `fraud-decisions`, each partition in the order of its offsets.
 
     Returns:
-        Lost: confirmed or in the log, and not decided. Doubled: decided more than once, by whatever model. Wrong:
-        another score than the oracle's, or an answer to what nobody asked (an aborted record). Inversions: keys whose
+        Lost: confirmed or in the log, and not decided. Doubled: decided more than once, by any model. Wrong:
+        another score than the oracle's, or a decision of a record that is no input (an aborted one). Inversions: keys whose
         decisions do not stand in the order of their inputs, or in more than one partition.
     """
     times = Counter(each.input_id for each in decisions)

@@ -17,7 +17,7 @@ class Proxy:
 
     Attributes:
         delay_s: how long each piece waits before it is passed on, in either direction.
-        blackhole: nothing is passed on, and nobody is told; what came meanwhile is passed on later.
+        blackhole: nothing is passed on, without an error; the bytes that arrive meanwhile are passed on later.
         cuts: request key -> how many of its answers are still to be withheld: the connection is reset instead.
     """
 

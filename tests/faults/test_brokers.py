@@ -71,7 +71,7 @@ def test_a_broker_dies(replicated: Trial, trio: EmbeddedKafka, form: Form, repor
 def test_too_few_replicas(replicated: Trial, trio: EmbeddedKafka, form: Form, report: Report) -> None:
     """8. Decisions need three replicas and one broker is dead; the worker is killed meanwhile: they come when it is back.
 
-    Whatever a committed offset had passed, undelivered, would die with the worker. No reader could tell: what was delivered
+    An undelivered record behind a committed offset would die with the worker. No consumer could tell: what was delivered
     before, too, waits below the high watermark of a new leader until there are three.
     """
     outages_s = form([15], [60, 15, 15])
@@ -98,7 +98,7 @@ def leader(trial: Trial, _kafka: EmbeddedKafka) -> int:
 
 
 def coordinator(trial: Trial, _kafka: EmbeddedKafka) -> int:
-    """Return who coordinates the group: after a broker's return it moves, and for a moment nobody does."""
+    """Return the group's coordinator: after a broker's return it moves, and for a moment there is none."""
 
     def found() -> list[int]:
         admin = AdminClient({"bootstrap.servers": trial.servers, "log_level": 0})  # an old one asks whom it knows

@@ -149,7 +149,7 @@ def test_rebalance_storm(trial: Trial, form: Form, report: Report) -> None:
         if slot in guests:
             guest = guests.pop(slot).process
             guest.send_signal(signal.SIGTERM)
-            guest.wait(15.0)  # whatever its code: it may still have been starting
+            guest.wait(15.0)  # with any exit code: it may still have been starting
         else:
             guests[slot] = trial.fork(slot)
     moved_s = assert_all_partitions_decide(trial, 30.0)
@@ -171,7 +171,7 @@ def assert_all_partitions_decide(trial: Trial, seconds_max: float) -> float:
 
 
 def test_slow_model(trial: Trial, form: Form, report: Report) -> None:
-    """14. The model takes ten times as long for a while: memory stays bounded, nobody leaves the group, then it drains."""
+    """14. The model takes ten times as long for a while: memory stays bounded, no member leaves the group, then it drains."""
     slow_s = form(12, 60)
     worker = trial.supervise(0, f"slow:10:{slow_s}").worker.wait_until_ready()
     process = psutil.Process(worker.process.pid)

@@ -82,7 +82,7 @@ def test_a_system_that_ends_is_reported_with_its_last_words(kafka: str, run: str
 
 
 def test_topics_that_hold_records_are_refused_unless_replacing(kafka: str, run: str, topics: list[str]) -> None:
-    """Nobody's records are deleted, or mixed with the benchmark's, without being asked for."""
+    """Existing records are deleted, or mixed with the benchmark's, only on request."""
     config = {"bootstrap.servers": kafka}
     preload(config, topics[0], make_payments(10, run))
     again = [NewTopic(topics[0], 2, 1)]

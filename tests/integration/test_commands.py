@@ -295,7 +295,7 @@ def test_dead_letter_goes_back_once(streams: Callable[..., Result], fresh_topics
 def test_letters_of_other_topics_stay_and_the_rest_goes_back(
     streams: Callable[..., Result], fresh_topics: None, own_kafka: str
 ) -> None:
-    """A letter that names a topic of somebody else's sends nothing there, and holds up no other."""
+    """A letter that names a topic of another project sends nothing there, and holds up no other letter."""
     letter = _dead_letter(5, "empty", b"card-1", b"")
     _send(own_kafka, "dead-letters", letter.replace(b'"transactions"', b'"payroll"'), letter)
     result = streams("dead-letters", "replay")
@@ -308,7 +308,7 @@ def test_letters_of_other_topics_stay_and_the_rest_goes_back(
 def test_records_of_others_on_dead_letters_are_counted_and_passed_over(
     streams: Callable[..., Result], fresh_topics: None, own_kafka: str
 ) -> None:
-    """No record that somebody else wrote there ends a listing or a replay; how many there are is told on stderr."""
+    """No record of another producer ends a listing or a replay; stderr gives the number of such records."""
     letter = _dead_letter(6, "empty", b"card-1", b"")
     foreign = [
         b"",
@@ -399,7 +399,7 @@ def test_watch_filters_and_summarises(streams: Callable[..., Result], fresh_topi
 def test_watch_passes_over_records_of_others(
     streams: Callable[..., Result], fresh_topics: None, own_kafka: str
 ) -> None:
-    """Whoever may write to an output topic cannot end a watch of it; how many records are none is told on stderr."""
+    """A foreign producer on an output topic cannot end a watch of it; stderr gives the number of its records."""
     foreign = [b"", b"hello", b'{"a":1}', b"null", b"\xff", b"[" * 5_000]
     decision = _decision("a", 0.95, "decline")
     version, timings = "0" * 64, Timings(0.0, 0.0)

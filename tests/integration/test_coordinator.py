@@ -32,7 +32,7 @@ def begin(producer: Producer, topic: str) -> None:
 
 
 def test_the_last_transaction_tells_how_it_was_to_end(kafka: str) -> None:
-    """Also to whoever fences after one that did not come to the end, but not once a worker has begun anew."""
+    """Also to a worker that fences after an unfinished fence, but not once a worker has begun anew."""
     topic = created(kafka, "ended")
     asked = TransactionCoordinator(kafka, {})
     names = [f"writer-{how}" for how in ("committed", "aborted", "open", "idle")]

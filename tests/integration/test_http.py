@@ -44,7 +44,7 @@ def status(worker: WorkerProcess, method: str, page: str, token: str | None = No
 
 
 def test_a_worker_shows_its_own_pages_and_lets_nobody_write(worker: WorkerProcess) -> None:
-    """Our three pages and Faust's bare index answer; whatever is no read needs the token, on any path."""
+    """Our three pages and Faust's bare index answer; every method but GET and HEAD needs the token, on any path."""
     assert {page: status(worker, "GET", page) for page in OURS} == dict.fromkeys(OURS, 200)
     assert status(worker, "HEAD", "/live") == 200
     assert worker.get("/") == (200, b'{"status":"OK"}')
@@ -76,7 +76,7 @@ def test_a_worker_shows_its_own_pages_and_lets_nobody_write(worker: WorkerProces
 
 
 def test_without_a_token_nobody_writes(bench: Bench) -> None:
-    """An empty http_token is no password that anybody could send."""
+    """An empty http_token is no password that a client could send."""
     worker = bench.start(0).wait_until_ready()
     for token in (None, "", "Bearer", "Bearer ", "Bearer  "):
         assert status(worker, "POST", "/live", token) == 403, token

@@ -129,7 +129,7 @@ def test_a_commit_that_reached_a_part_of_its_partitions_reaches_the_others(tmp_p
 
 
 def test_nothing_is_written_where_nothing_hangs(tmp_path: Path) -> None:
-    """A worker that starts leaves no trace in the topics of a cluster that is in order, whatever others have open."""
+    """A worker that starts leaves no trace in the topics of a cluster that is in order, beside open transactions of others."""
     with EmbeddedKafka(tmp_path) as kafka:
         config = {"bootstrap.servers": kafka.bootstrap_servers, "log_level": "0"}
         create(config, OUTPUT, INPUT)

@@ -141,7 +141,7 @@ def test_a_worker_with_a_wrong_password_is_refused(kafka: SecuredKafka, folder: 
 def test_the_first_contact_is_refused_in_time(
     kafka: SecuredKafka, because: str, settings: dict[str, str], tmp_path: Path
 ) -> None:
-    """Whichever side does not trust the other, there is one sentence with the reason, and no secret in it."""
+    """If either side does not trust the other, one sentence gives the reason, without a secret."""
     if settings.get("ssl_certificate_location"):
         stranger = Authority(tmp_path / "other").issue("client")
         settings = {"ssl_certificate_location": str(stranger.certificate), "ssl_key_location": str(stranger.key)}

@@ -93,7 +93,7 @@ def seen(servers: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("codec", ["none", "gzip", "snappy", "lz4", "zstd"])
 def test_every_codec_is_readable_with_headers_and_timestamps(servers: str, tmp_path: Path, codec: str) -> None:
-    """Records come with their offset, key, value, timestamp and headers, whatever compressed them."""
+    """Records come with their offset, key, value, timestamp and headers, with any compression."""
     producer = Producer({"bootstrap.servers": servers, "compression.type": codec})
     for i in range(50):
         producer.produce(

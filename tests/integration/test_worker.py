@@ -128,7 +128,7 @@ def test_labels_that_come_between_payments_count_from_the_next_hour_on(bench: Be
 
 @pytest.mark.settings(checkpoint_interval_s=1, session_timeout_s=6)
 def test_a_worker_without_a_slot_is_replaced_by_another(bench: Bench) -> None:
-    """Nobody knows a slotless worker again: after a kill -9 another takes over, and nothing is lost or repeated."""
+    """A worker without a slot has no stable name: after a kill -9 another takes over, and nothing is lost or repeated."""
     records, labels = payments(8_000)
     bench.produce_json("transaction-labels", "card_id", labels)
     first = bench.start(None, interpreter=True).wait_until_ready()

@@ -96,7 +96,7 @@ class Message:
         return None if self._entry is None else self._entry.value
 
     def headers(self) -> None:
-        """Nobody sends any."""
+        """No client sends any."""
 
     def timestamp(self) -> tuple[int, int]:
         return 1, 0 if self._entry is None else self._entry.timestamp
@@ -217,7 +217,7 @@ class Producer:
             raise self._failure
 
     def _ask(self, name: str, apply: Callable[[], Any], timeout: float) -> Any:
-        """Return the answer; whoever calls again after a time-out waits for the same one."""
+        """Return the answer; a caller that calls again after a time-out waits for the same one."""
         Scheduler.current.step()
         if self._call is not None and self._call[0] != name:
             raise error("_CONFLICT")

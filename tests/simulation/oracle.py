@@ -53,7 +53,7 @@ class Oracle:
         return self._counts[partition][bisect_left(self._offsets[partition], position)]
 
     def violated(self, what: str) -> None:
-        """Remember the first violation; the run ends with it, whoever may catch what is raised here."""
+        """Remember the first violation; the run ends with it, even where a caller catches the exception."""
         self.violation = self.violation or Violation(what)
         raise self.violation
 

@@ -276,7 +276,7 @@ class Pool:
                         result = call()
                     except GreenletExit:
                         raise
-                    except BaseException as exc:  # noqa: BLE001 - as ThreadPoolExecutor does: whoever waits is told
+                    except BaseException as exc:  # noqa: BLE001 - as ThreadPoolExecutor does: the waiting caller gets it
                         future.set_exception(exc)
                     else:
                         future.set_result(result)

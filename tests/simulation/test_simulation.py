@@ -1,4 +1,4 @@
-"""Whatever happens, in whatever order: each guarantee holds for every seed.
+"""Any events in any order: each guarantee holds for every seed.
 
 `pytest tests/simulation` runs as many seeds as fit in the time below. `SEEDS=20000 pytest -m simulation` runs that many, from
 `FIRST_SEED` on. A seed that fails names itself, and `SEED=123 pytest tests/simulation` runs it alone, exactly as it was.

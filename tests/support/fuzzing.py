@@ -26,7 +26,7 @@ WORDS = (0, 1, -1, 2**31 - 1, -(2**31), 2**31, 2**32 - 1, 2**32, 2**62, 2**63 - 
 
 @dataclass(frozen=True)
 class Target:
-    """Something that reads bytes that anybody may have written.
+    """A reader of bytes from any writer.
 
     Args:
         share: thousandths of all inputs.

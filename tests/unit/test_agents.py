@@ -73,7 +73,7 @@ def test_degraded_answers_are_marked_whole_and_name_the_model_they_stand_in_for(
 
 
 def test_degraded_payments_are_decided_by_the_rules(runners: dict[Any, Any]) -> None:
-    """A card with many payments in ten minutes is reviewed, with the rule as its reason; nobody has made a score."""
+    """A card with many payments in ten minutes is reviewed, with the rule as its reason and without a score."""
     bench = Bench(FraudJob, runners[FraudJob], degrade=True)
     bench.model.broken = True
     noon = PAYMENTS[0]["event_time"] // 86_400_000 * 86_400_000 + 43_200_000
@@ -180,7 +180,7 @@ def test_what_is_sent_again_is_not_counted_twice_in_the_state(kind: Any, runners
 
 @pytest.mark.parametrize("again", [1, 2])
 def test_a_restore_comes_to_the_same_state_without_the_model(kind: Any, again: int, runners: dict[Any, Any]) -> None:
-    """Whatever failed, came again or was decided: the log alone gives the state, to the bit, and what is a repeat in it."""
+    """The log alone gives the state, to the bit, and its repeats, for records that failed, came again or were decided."""
     bench = Bench(kind, runners[kind])
     failed, _, first = set_aside(bench, kind)
     for _ in range(again):

@@ -106,7 +106,7 @@ def test_no_duration_has_no_rate(times: np.ndarray) -> None:
 
 
 def test_percentiles_are_of_latencies_in_milliseconds() -> None:
-    """1 to 1000 ms, one each, whatever the clock's origin."""
+    """1 to 1000 ms, one each, for any origin of the clock."""
     sent = np.full(1000, 10**15, np.int64)
     received = sent + np.arange(1, 1001) * 1_000_000
     assert percentiles_ms(sent, received) == pytest.approx((500.5, 990.01, 999.001))

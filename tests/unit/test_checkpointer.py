@@ -128,7 +128,7 @@ def test_nothing_is_copied_without_an_assignment() -> None:
 
 
 def test_a_copy_that_comes_too_late_is_taken_back() -> None:
-    """Time runs out while the device is busy: the copy is made all the same, and nobody would ever write its rows."""
+    """Time runs out while the device is busy: the copy is made all the same, and no later checkpoint would write its rows."""
     table, go_on = Table(), threading.Event()
     snapshot = table.snapshot
 
@@ -160,7 +160,7 @@ def test_time_bounds_the_wait_for_another_checkpoint() -> None:
 
 
 def test_a_writer_that_hangs_is_told_of() -> None:
-    """Its thread is the only one, and cannot be ended: nothing would be written any more, and nobody would know."""
+    """Its thread is the only one, and cannot be ended: nothing would be written any more, without a sign of it."""
     table, writer = Table(), Writer()
 
     async def main(device: Device) -> None:

@@ -209,7 +209,7 @@ def test_rfc_3339_time_becomes_milliseconds_beside_integer_times(text: str, expe
 
 
 def test_integer_id_is_read_as_its_decimal_text() -> None:
-    """7 and "7" name the same card, in whatever mix a batch has."""
+    """7 and "7" name the same card, in any mix of a batch."""
     values = [payment(card_id=7), payment(card_id="7"), payment(card_id=-3)]
     assert decode_transactions(values, now_ms=NOW_MS, limits=LIMITS).card_ids == ["7", "7", "-3"]
 
@@ -324,7 +324,7 @@ def letter_of(key: bytes | None, value: bytes | None, message: str = "m") -> tup
 @pytest.mark.parametrize("key", [b"\x01" * 400_000, b"\xff" * 900_000, b'"' * 5_000, "\u20ac".encode() * 5_000, None])
 @pytest.mark.parametrize("value", [b"\xff" * 16_777_216, b"\x01" * (LETTER_VALUE_BYTES_MAX + 1), None])
 def test_dead_letter_fits_a_topic_as_brokers_make_them(key: bytes | None, value: bytes | None) -> None:
-    """Whatever came, the letter and its Kafka key take less than 1,000,000 bytes, and the schema describes it."""
+    """For any record, the letter and its Kafka key take less than 1,000,000 bytes, and the schema describes it."""
     encoded, _ = letter_of(key, value, "\x01" * 20_000)
     assert len(encoded) + LETTER_KEY_BYTES_MAX + RECORD_OVERHEAD_BYTES < 1_000_000
     Draft202012Validator(json_schema(DEAD_LETTERS)).validate(json.loads(encoded))

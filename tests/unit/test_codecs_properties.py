@@ -104,7 +104,7 @@ def test_a_batch_decodes_as_its_parts(batch: list[bytes | None], cut: int) -> No
     assert [(r.code, r.message) for r in whole.rejected] == [(r.code, r.message) for p in parts for r in p.rejected]
 
 
-# Fields that nobody reads, with all that a decoder must step over: escapes, repeats, nesting, text that is not ASCII.
+# Fields that no decoder reads, with all that it must step over: escapes, repeats, nesting, text that is not ASCII.
 UNREAD = (
     b"",
     b', "note": "caf\xc3\xa9 \xf0\x9f\x98\x80", "n\xc3\xb6te": 1',
@@ -161,7 +161,7 @@ def is_utf8(value: bytes) -> bool:
 def test_mutated_records_are_accepted_or_rejected_and_harm_no_neighbour(
     decode: Any, record: dict[str, Any], ids: str, data: st.DataObject
 ) -> None:
-    """Nothing raises for damaged bytes; good neighbours pass; what is not UTF-8, in whatever field, is not-utf8."""
+    """Nothing raises for damaged bytes; good neighbours pass; a value that is not UTF-8, in any field, is not-utf8."""
     damaged = data.draw(st.lists(mutated(record), min_size=1, max_size=4))
     good = json.dumps(record | {ids.removesuffix("s"): "good"}).encode()
     batch = [good, *(value for each in damaged for value in (each, good))]

@@ -116,7 +116,7 @@ def test_wrong_usage_is_exit_code_2(runner: CliRunner) -> None:
 
 
 def test_bug_keeps_its_traceback(runner: CliRunner) -> None:
-    """An error that nobody expected is not dressed up as a user's mistake."""
+    """An unexpected error is not shown as a user's mistake."""
     assert isinstance(runner.invoke(main, ["raises", "bug"]).exception, RuntimeError)
 
 

@@ -59,7 +59,7 @@ def test_parquet_columns_become_fields(tmp_path: Path) -> None:
 
 
 def test_csv_keeps_leading_zeros_and_empty_labels_are_unknown(tmp_path: Path) -> None:
-    """An identifier is text, whatever it looks like; a row without a label is not labelled genuine."""
+    """An identifier is text, in any form; a row without a label is not labelled genuine."""
     path = tmp_path / "p.csv.gz"
     with gzip.open(path, "wt") as out:
         out.write("transaction_id,event_time,card_id,terminal_id,amount,bad\n")
@@ -249,7 +249,7 @@ LOCAL = "2018-04-01 00:00:31"
     ],
 )
 def test_first_row_tells_how_all_times_are_written(tmp_path: Path, first: Any, other: Any, sentence: str) -> None:
-    """A time that is off by the factor of a unit, or in another form, is refused by its row in whatever batch it is."""
+    """A time that is off by the factor of a unit, or in another form, is refused by its row, in any batch."""
     for count, row in ((3, 2), (40_000, 39_000)):
         times = [first] * count
         times[row] = other
@@ -319,7 +319,7 @@ def test_csv_amount_that_is_no_number_is_told_and_an_identifier_of_that_name_kep
 
 
 def test_column_that_is_there_twice_is_refused_where_it_is_used(tmp_path: Path) -> None:
-    """Which of two columns of one name is meant cannot be known; a pair that nobody asks for does no harm."""
+    """Two columns of one name are ambiguous; a pair that no field is mapped to does no harm."""
     table = pa.Table.from_arrays(
         [pa.array([value]) for value in ("a", T0, "c", "d", "t", 1.0, "x", "y")],
         names=["transaction_id", "event_time", "card_id", "card_id", "terminal_id", "amount", "note", "note"],

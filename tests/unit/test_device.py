@@ -10,7 +10,7 @@ from streams.engine.device import Device
 
 
 def test_a_call_that_nobody_waits_for_keeps_the_device_busy() -> None:
-    """Whoever gives up does not free the thread: the next user is told when the work has ended, not before."""
+    """A caller that gives up does not free the thread: the next user is told when the work has ended, not before."""
 
     async def main() -> None:
         device, go_on, freed = Device(lambda: None), threading.Event(), asyncio.Event()

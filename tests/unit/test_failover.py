@@ -52,7 +52,7 @@ def model(first: int, stop: int) -> tuple[list[str], set[int], bool]:
 
 
 def test_without_leave_to_degrade_the_failure_is_raised() -> None:
-    """The default: nobody gets a decision that the model has not made."""
+    """The default: every decision is the model's."""
     case = Case(degrade=False)
     case.model.broken = True
     with pytest.raises(ModelFailed, match="records in a row"):

@@ -112,7 +112,7 @@ def test_new_item_that_nobody_clicks_is_forgotten():
 
 
 def test_snapshot_is_read_twice_and_by_two_at_once():
-    """A checkpoint that is given up while it is written is read by the writer and by whoever takes it back."""
+    """A checkpoint that is given up while it is written is read by the writer and by the thread that takes it back."""
     history = ClickHistory()
     update(history, random_clicks(100, 3))
     snapshot = history.freeze(False)

@@ -1,4 +1,4 @@
-"""A record that comes twice within the horizon is told from two records, whatever the batches; checked against a list."""
+"""A record that comes twice within the horizon is told from two records, in any batches; checked against a list."""
 
 from __future__ import annotations
 

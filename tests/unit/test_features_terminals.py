@@ -1,4 +1,4 @@
-"""Terminal history against an oracle over the set of labels, whatever the order they came in."""
+"""Terminal history against an oracle over the set of labels, in any order of arrival."""
 
 from collections import Counter
 

@@ -17,7 +17,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_a_call_hangs_that_is_over_its_time_for_a_while(clock: list[float]) -> None:
-    """At one look, or two in a row, it may have been a pause of the whole process, in which nobody could have answered."""
+    """At one look, or two in a row, it may have been a pause of the whole process, in which no thread could have answered."""
     watch = HangWatch(5.0)
 
     def looks() -> list[bool]:

@@ -32,7 +32,7 @@ def rows(count: int) -> NDArray[np.float32]:
 
 @given(count=st.integers(1, 300), data=st.data())
 def test_culprits_are_found_and_their_neighbours_scored(count: int, data: st.DataObject) -> None:
-    """Whatever few rows fail, they alone are named, with what was raised; every other row has its own score."""
+    """Any few failing rows alone are named, with their exceptions; every other row has its own score."""
     numbers = st.integers(0, count - 1)
     raises = data.draw(st.sets(numbers, max_size=5))
     model = Model(raises)

@@ -231,7 +231,7 @@ def test_a_file_that_was_not_continued_for_long_is_begun_anew(tmp_path: Path, mo
 
 
 def test_files_that_are_deleted_are_made_again(tmp_path: Path) -> None:
-    """Nobody has to stop a worker for it."""
+    """The worker goes on without a stop."""
     logs = Logs(cards=checkpoint(1))
     one = mirror(tmp_path / "files", logs)
     read = reads(one, "cards")

@@ -38,7 +38,7 @@ def edit(folder, **changes):
 
 
 def vouch_for(folder, **changes):
-    """Change the manifest as somebody would who knows how versions are made."""
+    """Change the manifest, and its version with it."""
     edit(folder, **changes)
     manifest = json.loads((folder / MANIFEST_FILE).read_text())
     edit(folder, version=_version(manifest))
@@ -125,7 +125,7 @@ class Bomb:
 @pytest.mark.parametrize("with_its_hash", [False, True])
 @pytest.mark.parametrize("header", [b"", (8).to_bytes(8, "little")])
 def test_pickle_in_place_of_weights_is_refused_and_not_run(folder, tmp_path, with_its_hash, header):
-    """Loading never executes what it loads, whatever the manifest says of it."""
+    """Loading never executes what it loads, with any content of the manifest."""
     trace = tmp_path / "executed"
     data = header + pickle.dumps(Bomb(trace))
     pickle.loads(data[len(header) :])
@@ -141,7 +141,7 @@ def test_pickle_in_place_of_weights_is_refused_and_not_run(folder, tmp_path, wit
 
 @pytest.mark.parametrize("name", [MANIFEST_FILE, WEIGHTS_FILE])
 def test_file_beyond_its_limit_is_refused(folder, name, monkeypatch):
-    """A file that would fill the memory is refused by its size, whatever is in it."""
+    """A file that would fill the memory is refused by its size, with any content."""
     size = (folder / name).stat().st_size
     limit = {MANIFEST_FILE: "MANIFEST_BYTES_MAX", WEIGHTS_FILE: "WEIGHTS_BYTES_MAX"}[name]
     monkeypatch.setattr(f"models.artifacts.{limit}", size)

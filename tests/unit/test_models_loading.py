@@ -1,6 +1,6 @@
 """Loading: an artifact that lacks a part, or has it in another type or shape, is refused before the first record.
 
-Each is written as somebody would write it who trains with another program: hashes and version are right.
+Each is written as another training program would write it: hashes and version are right.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ ALL_DAMAGE = ("gone", "short", "deep", "doubled", "text", "NaN", "whole")
 @pytest.mark.parametrize("damage", ALL_DAMAGE)
 @pytest.mark.parametrize("name", sorted(FRAUD.tensors))
 def test_fraud_artifact_with_a_damaged_tensor_is_refused_by_its_name(tmp_path: Path, name: str, damage: str) -> None:
-    """Whatever the tensor: torch would cast another type in silence, and a NaN would refuse every payment."""
+    """For every tensor: torch would cast another type in silence, and a NaN would refuse every payment."""
     values = damaged(FRAUD.tensors[name])
     if damage in values:
         assert name in refusal(FRAUD, tmp_path / "artifact", tensor=name, value=values[damage])

@@ -239,7 +239,7 @@ def test_sessions_are_trained_on_whole(tmp_path, clicks):
 
 @pytest.mark.parametrize("offsets", [[0], [0, 2], [1, 3], [0, 2, 1, 3]])
 def test_offsets_that_do_not_fit_are_refused(tmp_path, offsets):
-    """Sessions cut at wrong places would teach what nobody clicked."""
+    """Sessions cut at wrong places would teach clicks that no session has."""
     with pytest.raises(TrainingDataError, match="offsets"):
         recommender.train_sessions(tmp_path, np.array([1, 2, 3], np.int32), np.array(offsets))
 

@@ -1,4 +1,4 @@
-"""The committable offset never passes an unconfirmed span, in whatever order confirmations come."""
+"""The committable offset never passes an unconfirmed span, with confirmations in any order."""
 
 from hypothesis import given
 from hypothesis import strategies as st

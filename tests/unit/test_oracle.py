@@ -70,7 +70,7 @@ def decisions(oracle: FraudOracle) -> list[Record]:
 
 
 def test_right_decisions_pass_and_repeats_are_counted(oracle: FraudOracle, decisions: list[Record]) -> None:
-    """A repeat is no fault of its own: whoever asks decides how many may be."""
+    """A repeat is no fault of its own: the caller decides how many are allowed."""
     assert repeats_of_right_decisions(decisions, oracle) == 0
     assert repeats_of_right_decisions(decisions + decisions[:7], oracle) == 7
     assert repeats_of_right_decisions([each for each in decisions for _ in range(2)], oracle) == 300

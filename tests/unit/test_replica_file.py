@@ -108,7 +108,7 @@ records = st.tuples(
 def test_a_file_and_the_tail_are_the_log_from_its_beginning(
     tmp_path_factory: pytest.TempPathFactory, log: Log, steps: list[tuple[str, int]]
 ) -> None:
-    """Whatever the log holds, wherever the file was cut, written anew, torn or given up: same rows, same marker."""
+    """With any log, and a file cut, written anew, torn or given up at any place: same rows, same marker."""
     path, clock = tmp_path_factory.mktemp("file") / "0.log", Clock()
     file = opened(path, clock, len(log))
     with pytest.MonkeyPatch.context() as patch:
@@ -178,7 +178,7 @@ REFUSED: dict[str, tuple[Damage, int, str, str]] = {
 def test_a_file_that_may_be_wrong_is_not_used(
     written: Path, clock: Clock, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
-    """One line says why, and whoever keeps the file begins it anew."""
+    """One line says why, and the worker that keeps the file begins it anew."""
     damage, end, topic_id, reason = REFUSED[kind]
     damage(written, clock)
     with caplog.at_level(logging.WARNING):
@@ -208,7 +208,7 @@ def test_an_old_file_is_used_where_nothing_came_since(written: Path, clock: Cloc
 
 @pytest.mark.parametrize("damage", [overwritten(-1), lambda path, _: path.write_bytes(path.read_bytes()[:-1])])
 def test_what_comes_before_a_damage_is_used(written: Path, clock: Clock, damage: Damage) -> None:
-    """The tail begins earlier then; whoever keeps the file goes on from there."""
+    """The tail begins earlier then; the worker that keeps the file goes on from there."""
     damage(written, clock)
     assert content(read(written, clock)) == ({b"a": b"1", b"b": b"1"}, {}, b"{1}", 3)
     file = opened(written, clock)
@@ -219,7 +219,7 @@ def test_what_comes_before_a_damage_is_used(written: Path, clock: Clock, damage:
 
 
 def test_a_file_that_was_never_brought_to_the_end_is_not_used(tmp_path: Path, clock: Clock) -> None:
-    """Nobody knows how old the tombstones behind it are."""
+    """The age of the tombstones behind it is unknown."""
     file = opened(tmp_path / "0.log", clock)
     file.append([ROW + b"a"], [b"1"], 1, file.known_ms)
     assert read(tmp_path / "0.log", clock).next_offset == 0

@@ -29,7 +29,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def test_the_brokers_certificate_and_name_are_checked(files: dict[str, str]) -> None:
-    """With or without a file of authorities, nobody is trusted unseen."""
+    """With or without a file of authorities, no certificate is trusted unchecked."""
     for given in (files, {}):
         context = tls_context(Settings(security_protocol="SSL", **given))
         assert context.verify_mode is ssl.CERT_REQUIRED and context.check_hostname

@@ -70,7 +70,7 @@ async def producing() -> AsyncIterator[tuple[TransactionalProducer, list[Any], a
 
 
 def test_nothing_commits_in_the_name_of_a_member_that_others_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever waits for a commit of its sees that none will come: a checkpoint must not keep a stop waiting."""
+    """A caller that waits for its commit learns that none will come: a checkpoint must not keep a stop waiting."""
     monkeypatch.setattr(transactions, "OutputSender", Sender)
 
     async def main() -> None:

@@ -1,10 +1,10 @@
-"""The watchdog sees who stands still, and nobody else."""
+"""The watchdog reports the partitions that stand still, and no others."""
 
 from streams.worker.standstill import Watchdog
 
 
 def test_a_partition_stands_still_from_its_last_progress_on() -> None:
-    """Whatever it is observed with counts as progress."""
+    """Any change of the observed value counts as progress."""
     watchdog: Watchdog[str] = Watchdog()
     assert watchdog.observe(1.0, {"a": (5, 0), "b": (7, 0)}) == {"a": 0.0, "b": 0.0}
     assert watchdog.observe(3.0, {"a": (5, 0), "b": (8, 0)}) == {"a": 2.0, "b": 0.0}

@@ -56,7 +56,7 @@ def main() -> None:
     while running:
         first = consumer.poll(0.1)
         if first is not None:
-            # Whatever is fetched already joins the first record; nothing waits for a batch to fill.
+            # Records fetched already join the first one; nothing waits for a batch to fill.
             messages = [first, *consumer.consume(BATCH_RECORDS_MAX - 1, 0)]
             for message in messages:
                 if message.error() is not None:

@@ -29,6 +29,7 @@ def check_labels(servers: str) -> None:
         (label["transaction_id"], label["event_time"], label["is_fraud"])
         for label in (orjson.loads(message.value()) for message in messages)
     ]
+    assert found, "the demo has sent no labels"
     simulated_labels = {
         labelled
         for block in simulated.payments(SEED, limit=2 * len(found))

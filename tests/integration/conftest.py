@@ -19,16 +19,15 @@ def empty_kafka(embedded: EmbeddedKafka) -> str:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
-    """A fresh cluster with the project's topics; `@pytest.mark.settings(key=value)` sets workers' settings.
+def bench(empty_kafka: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    """The project's topics, all of them new; `@pytest.mark.settings(key=value)` sets workers' settings.
 
-    A broker of the test's own, since topics have fixed names.
+    The broker is the process's own. Its groups and transactional ids of earlier tests have another application's name.
     """
     marker = request.node.get_closest_marker("settings")
-    with EmbeddedKafka(tmp_path / "kafka") as kafka:
-        bench = Bench(kafka.bootstrap_servers, tmp_path, "test", **(marker.kwargs if marker else {}))
-        bench.create_topics()
-        try:
-            yield bench
-        finally:
-            bench.close()
+    bench = Bench(empty_kafka, tmp_path, tmp_path.name, **(marker.kwargs if marker else {}))
+    bench.create_topics()
+    try:
+        yield bench
+    finally:
+        bench.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,21 @@ from models.artifacts import load_artifact
 from models.evaluation.plots import FRAUD_PLOTS, RECOMMENDER_PLOTS
 from models.simulator.clicks import simulate_clicks
 from models.simulator.payments import simulate_payments
+from models.training import fraud, sequence
 from streams.commands import main
 from streams.judging.fraud import identifiers
 
 # The simulator starts on 2024-01-01; 25,000 payments of 170 cards take about a hundred days.
 FIRST = "2024-03-18"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_epochs() -> Iterator[None]:
+    """What is asserted here holds after any number of epochs; quality is judged in tests/quality."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fraud, "EPOCHS", 4)
+        patch.setattr(sequence, "EPOCHS", 2)
+        yield
 
 
 def evaluate(*arguments: object) -> Result:

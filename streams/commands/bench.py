@@ -12,12 +12,15 @@ import click
 
 from streams.benchmark import BenchmarkError, System, run_latency, run_throughput
 from streams.benchmark.engine import new_run
+from streams.benchmark.plot import plot_rows, read_rows
 from streams.benchmark.traffic import CARDS
 from streams.benchmark.worker import cluster_of_run, prepare_worker, worker_system
 from streams.clients.connection import command_config, connect
-from streams.commands.parameters import FiniteRange
+from streams.commands.parameters import FiniteRange, Rates
+from streams.settings import Settings
 
 Row = dict[str, Any]
+Measure = Callable[[System, dict[str, Any], str], Row]
 
 
 @click.group()
@@ -67,7 +70,7 @@ def throughput(events: int, workers: int, cards: int, recreate_topics: bool, jso
         return run_throughput(system, kafka, run, events, cards)
 
     row = _run(measure, workers, recreate_topics)
-    _report(row, f"{row['events_per_second']:,.0f} events/s of {events:,} events", json_file)
+    _report(row, _speed(row), json_file)
 
 
 @bench.command()
@@ -98,17 +101,94 @@ def latency(
         return run_latency(system, kafka, run, rate, seconds, warm_up_s=warm_up, cards=cards)
 
     row = _run(measure, workers, recreate_topics)
-    shown = f"p50 {row['p50_ms']:.1f}, p99 {row['p99_ms']:.1f}, p99.9 {row['p999_ms']:.1f} ms at {rate:,.0f} events/s"
-    _report(row, f"{shown} (the generator itself was up to {row['generator_late_p99_ms']:.1f} ms late, p99)", json_file)
+    _report(row, _percentiles(row), json_file)
 
 
-def _run(measure: Callable[[System, dict[str, Any], str], Row], workers: int, recreate_topics: bool) -> Row:
-    with cluster_of_run() as (settings, own), tempfile.TemporaryDirectory(prefix="streams-bench-") as folder:
+@bench.command()
+@click.option(
+    "--rates", type=Rates(), default="1000,2000,5000,10000,20000", show_default=True, help="Payments a second."
+)
+@click.option("--events", type=click.IntRange(1_000), default=300_000, show_default=True, help="Payments to preload.")
+@click.option("--seconds", type=FiniteRange(1, 3_600), default=20.0, show_default=True, help="Measured time a rate.")
+@click.option("--warm-up", type=FiniteRange(0, 600), default=10.0, show_default=True, help="Seconds left out before.")
+@_options
+def sweep(
+    rates: list[float],
+    events: int,
+    seconds: float,
+    warm_up: float,
+    workers: int,
+    cards: int,
+    recreate_topics: bool,
+    json_file: TextIO | None,
+) -> None:
+    """Measure the throughput, then the latency at each rate, on one cluster. `bench plot` draws the rows.
+
+    Each measurement is as by `bench throughput` and `bench latency`, with workers and topics of its own.
+
+    \b
+    Examples:
+      streams bench sweep --json sweep.jsonl
+      streams bench sweep --rates 500,1000 --events 50000 --seconds 10
+    """
+
+    def preloaded(system: System, kafka: dict[str, Any], run: str) -> Row:
+        return run_throughput(system, kafka, run, events, cards)
+
+    def at(rate: float) -> Measure:
+        return lambda system, kafka, run: run_latency(system, kafka, run, rate, seconds, warm_up_s=warm_up, cards=cards)
+
+    with cluster_of_run() as (settings, own):
+        if not own and not recreate_topics:
+            raise click.UsageError(
+                "on your own cluster each measurement deletes the topics of the last one: give --recreate-topics"
+            )
+        row = _measured(settings, preloaded, workers, replace=True)
+        _report(row, _speed(row), json_file)
+        for rate in rates:
+            row = _measured(settings, at(rate), workers, replace=True)
+            _report(row, _percentiles(row), json_file)
+
+
+@bench.command()
+@click.argument("rows", type=click.File(), nargs=-1, required=True)
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="SVG to write.")
+def plot(rows: tuple[TextIO, ...], output: Path) -> None:
+    """Draw rows of `--json` files: latency against the rate, and where throughput ends.
+
+    Rows of several guarantees or runs go into one picture.
+
+    \b
+    Examples:
+      streams bench plot sweep.jsonl -o sweep.svg
+      streams bench plot at-least-once.jsonl exactly-once.jsonl -o latency.svg
+    """
+    plot_rows([row for file in rows for row in read_rows(file.name, file)], output)
+
+
+def _run(measure: Measure, workers: int, recreate_topics: bool) -> Row:
+    with cluster_of_run() as (settings, own):
+        return _measured(settings, measure, workers, replace=own or recreate_topics)
+
+
+def _measured(settings: Settings, measure: Measure, workers: int, *, replace: bool) -> Row:
+    with tempfile.TemporaryDirectory(prefix="streams-bench-") as folder:
         connect(settings)
-        prepare_worker(settings, replace=own or recreate_topics)
+        prepare_worker(settings, replace=replace)
         run = new_run()
         row = measure(worker_system(settings, Path(folder), run, workers), command_config(settings), run)
     return row | {"guarantee": settings.guarantee}
+
+
+def _speed(row: Row) -> str:
+    return f"{row['events_per_second']:,.0f} events/s of {row['events']:,} events"
+
+
+def _percentiles(row: Row) -> str:
+    return (
+        f"p50 {row['p50_ms']:.1f}, p99 {row['p99_ms']:.1f}, p99.9 {row['p999_ms']:.1f} ms at {row['rate']:,.0f} events/s "
+        f"(the generator itself was up to {row['generator_late_p99_ms']:.1f} ms late, p99)"
+    )
 
 
 def _report(row: Row, measured: str, json_file: TextIO | None) -> None:

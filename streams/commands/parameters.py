@@ -23,6 +23,19 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+class Rates(click.ParamType):
+    """`NUMBER[,NUMBER...]`, events a second."""
+
+    name = "rate,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[float]:
+        """Return the rates in the order given."""
+        if isinstance(value, list):
+            return value
+        rate = FiniteRange(1, 1_000_000)
+        return [rate.convert(part.strip(), param, ctx) for part in str(value).split(",")]
+
+
 class Pairs(click.ParamType):
     """`NAME=VALUE[,NAME=VALUE...]`."""
 

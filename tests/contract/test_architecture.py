@@ -80,7 +80,7 @@ OWNERS: dict[str, set[str]] = {
     "sklearn": {"models.evaluation", "models.metrics", "models.training.fraud"},
     "models.metrics": {"models.evaluation", "models.training", "streams.judging"},
     "xgboost": {"models.evaluation.baselines"},
-    "matplotlib": {"models.evaluation.plots"},
+    "matplotlib": {"models.evaluation.plots", "streams.benchmark.plot"},
 }
 
 

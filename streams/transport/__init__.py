@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import aiokafka
-from faust.transport.drivers import aiokafka as driver
 
 from streams.transport.consumer import Consumer
 from streams.transport.outputs.producer import Producer
+from streams.transport.upstream import DriverTransport
 
 
-class Transport(driver.Transport):
+class Transport(DriverTransport):
     """aiokafka for group membership, assignment and fetching."""
 
     Consumer: ClassVar[Any] = Consumer

@@ -15,29 +15,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiokafka.errors import CommitFailedError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
-from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
 
 from streams.errors import OutOfOrder
 from streams.transport.flow import Flow
 from streams.transport.offsets import OffsetTracker
+from streams.transport.on_loop import ConsumerOnLoop
 from streams.transport.ownership.group_member import GroupMember
 from streams.transport.pace import FetchPace
 from streams.transport.record_batch import BatchSchema, Fetch, RecordBatch
-
-if TYPE_CHECKING:
-    pass
-from streams.transport.on_loop import ConsumerOnLoop
+from streams.transport.upstream import DriverConsumer, channels_of, consumer_of, coordinator_of, driver_logger
 
 
-class Consumer(driver.Consumer):
+class Consumer(DriverConsumer):
     """Faust's consumer with own offsets and batched topics."""
 
-    logger = driver.logger
+    logger = driver_logger
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -67,7 +64,7 @@ class Consumer(driver.Consumer):
         """Tell whether all channels of a topic use `BatchSchema`."""
         known = self._batched.get(topic)
         if known is None:
-            channels = self.app.topics._topic_name_index.get(topic) or ()
+            channels = list(channels_of(self.app, topic))
             known = bool(channels) and all(isinstance(channel.schema, BatchSchema) for channel in channels)
             if channels:
                 self._batched[topic] = known
@@ -151,7 +148,7 @@ class Consumer(driver.Consumer):
 
     def member(self) -> GroupMember:
         """Return who we are in the group under the present assignment. On the loop only."""
-        coordinator = self._thread._ensure_consumer()._coordinator
+        coordinator = coordinator_of(self._thread)
         conf = self.app.conf
         return GroupMember(conf.id, coordinator.generation, coordinator.member_id, conf.consumer_group_instance_id)
 
@@ -159,7 +156,7 @@ class Consumer(driver.Consumer):
         """Commit offsets with metadata that tells their owner; False where the group has moved on."""
         claims = {TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(at, metadata) for tp, at in offsets.items()}
         try:
-            await self._thread._ensure_consumer().commit(claims)
+            await consumer_of(self._thread).commit(claims)
         except CommitFailedError:
             return False
         return True

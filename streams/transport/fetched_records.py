@@ -10,8 +10,8 @@ import struct
 from typing import Any
 
 from aiokafka.errors import CorruptRecordException
-from aiokafka.record.default_records import _DefaultRecordBatchPy
-from aiokafka.record.memory_records import MemoryRecords
+
+from streams.transport.upstream import MemoryRecords, PythonRecordBatch
 
 LENGTH_AT = 8  # of a batch, behind its base offset; it counts what comes after itself
 OVERHEAD = LENGTH_AT + 4
@@ -46,7 +46,7 @@ class FetchedRecords:
             return list(_AnyNames(self._data[self._begin : self._end]))
 
 
-class _AnyNames(_DefaultRecordBatchPy):
+class _AnyNames(PythonRecordBatch):
     """aiokafka's reader in Python, over bytes that decode whatever they are."""
 
     _buffer: bytearray

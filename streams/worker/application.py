@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import faust
-from faust.tables import TableManager
-from faust.transport.drivers import TRANSPORTS
 from faust.types import TP
 
 from models.errors import ModelError
@@ -31,6 +29,7 @@ from streams.errors import ClientHangs, SettingsError, StreamsError
 from streams.settings import Settings, load_settings
 from streams.transport.flow import Flow
 from streams.transport.record_batch import BatchSchema
+from streams.transport.upstream import TRANSPORTS, TableManager
 from streams.worker.assembly import build
 from streams.worker.pages import declare_pages, guarded_by
 from streams.worker.process import WorkerProcess

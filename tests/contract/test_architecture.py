@@ -50,7 +50,7 @@ OWNERS: dict[str, set[str]] = {
     },
     "safetensors": {"models.artifacts"},
     "faust": {"streams.state.checkpointer", "streams.transport", "streams.worker"},
-    "mode": {"streams.transport"},
+    "mode": {"streams.transport.upstream"},
     "aiokafka": {"streams.transport"},
     "aiohttp": {"streams.worker.pages"},
     "confluent_kafka": {

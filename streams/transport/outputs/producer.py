@@ -10,11 +10,11 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import Producer as RdProducer
-from faust.transport.drivers import aiokafka as driver
 
 from streams.clients.refusals import cause_of
 from streams.errors import DeliveryFailed, KafkaUnavailable
 from streams.transport.record_batch import RecordBatch
+from streams.transport.upstream import DriverProducer, driver_logger
 
 # How long librdkafka retries one message before it reports failure; then the worker stops and its input is read again.
 DELIVERY_S_MAX = 60.0
@@ -27,10 +27,10 @@ OUTPUT_KIB_MAX = 262_144
 DELIVERY_POLL_S = 0.005
 
 
-class Producer(driver.Producer):
+class Producer(DriverProducer):
     """Faust's producer for ordinary topics and tables: acks=all and idempotent, always."""
 
-    logger = driver.logger
+    logger = driver_logger
 
     def _settings_extra(self) -> Mapping[str, Any]:
         return {"acks": "all", "enable_idempotence": True}

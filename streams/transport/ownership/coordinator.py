@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.errors import (
     ConcurrentTransactions,
     IncompatibleBrokerVersion,
@@ -22,17 +21,27 @@ from aiokafka.errors import (
     KafkaError,
     for_code,
 )
-from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.transaction import (
-    AddOffsetsToTxnRequest,
-    AddPartitionsToTxnRequest,
-    EndTxnRequest,
-    InitProducerIdRequest,
-)
-from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
 
 from streams.clients.connection import WORKER_ANSWER_S_MAX
 from streams.errors import KafkaUnavailable
+from streams.transport.upstream import (
+    AddOffsetsToTxnRequest,
+    AddPartitionsToTxnRequest,
+    AIOKafkaClient,
+    CompactArray,
+    CompactString,
+    CoordinationType,
+    EndTxnRequest,
+    InitProducerIdRequest,
+    Int16,
+    Int32,
+    Int64,
+    Request,
+    RequestStruct,
+    Response,
+    Schema,
+    TaggedFields,
+)
 
 logger = logging.getLogger(__name__)
 

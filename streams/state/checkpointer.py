@@ -47,7 +47,7 @@ class Checkpointer:
         self._tables, self._device, self._writer = tables, device, writer
         self._committed, self._member, self._metrics = committed, member, metrics
         self._lock = asyncio.Lock()
-        self._pool = ThreadPoolExecutor(1, "checkpoints")  # one writer, whoever stopped waiting for it
+        self._pool = ThreadPoolExecutor(1, "checkpoints")  # one writer, also when its caller has stopped waiting
 
     async def write(self, seconds_max: float) -> int:
         """Write a checkpoint of what changed and return how many rows; give up what is not written in time.
@@ -95,7 +95,7 @@ class Checkpointer:
             return 0
         finally:
             if not written:
-                # Behind the copy on the device thread, which is made even if nobody waits for it any more.
+                # Behind the copy on the device thread, which is made even if its caller waits no more.
                 self._device.submit(partial(self._take_back, table, taken))
             if taken:
                 self._metrics.checkpoints.labels(name, "written" if written else "failed").inc()

@@ -1,8 +1,8 @@
 """Mirror: keeps checkpoint logs as files of this machine, of own partitions or, as a warm standby, of all.
 
 A thread reads on in each log, a round every `interval_s`, and once more at the end, when the last checkpoint is written.
-It reads what Kafka holds, also of checkpoints that this very worker wrote: a file is the beginning of the log whoever
-wrote there, and whatever became of it. A restore (`StateTable`) begins with the file and reads the log's tail.
+It reads what Kafka holds, also of checkpoints that this very worker wrote: a file is the beginning of the log, of
+all its writers, committed or not. A restore (`StateTable`) begins with the file and reads the log's tail.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Mirror:
             while not self._stopping.wait(self._interval_s):
                 self._round()
             self._round()
-        except Exception as exc:  # the thread ends, and says so where somebody looks
+        except Exception as exc:  # the thread ends, and says so in `/ready`
             logger.exception("the mirror ends; restores will read more and more")
             self._failures["", 0] = f"checkpoint files are not written any more: {type(exc).__name__}: {exc}"
         finally:

@@ -60,7 +60,7 @@ class Replica:
     def drained(self, count_max: int) -> Iterator[Records]:
         """Yield the fewest records that say the same, `count_max` at most in each list, and let go of each meanwhile.
 
-        Whoever frees a million rows at once holds the interpreter for a tenth of a second.
+        To free a million rows at once holds the interpreter for a tenth of a second.
         """
         while part := [self.rows.popitem() for _ in range(min(count_max, len(self.rows)))]:
             yield [ROW + key for key, _ in part], [payload for _, payload in part]

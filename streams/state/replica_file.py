@@ -99,7 +99,7 @@ def encode(keys: Sequence[bytes], payloads: Sequence[bytes | None], next_offset:
 
 
 def checksum_of(head: bytes, body: bytes) -> int:
-    """Return the checksum of a frame, whatever its head says that it is."""
+    """Return the checksum of a frame; the one in its head is not read."""
     digest = xxhash.xxh3_64(head[CHECKSUM_BYTES:])
     digest.update(body)
     return digest.intdigest()
@@ -116,7 +116,7 @@ class Extent:
 
 
 class ReplicaFile:
-    """One file. Anybody may `read`; the rest is for whoever has it open, which one process at a time has.
+    """One file. Any process may `read`; the rest is for the one process that has it open.
 
     Args:
         path: of the file; its lock is beside it.
@@ -216,7 +216,7 @@ class ReplicaFile:
         return True
 
     def is_there(self) -> bool:
-        """Tell whether the file that was opened still is the one of this path: somebody may have deleted it."""
+        """Tell whether the file that was opened still is the one of this path: an operator may have deleted it."""
         assert self._file is not None
         try:
             return self.path.stat().st_ino == os.fstat(self._file.fileno()).st_ino
@@ -320,9 +320,9 @@ class _Unusable(Exception):
 
 
 class _GivenUp(Exception):
-    """Whoever writes has something better to do."""
+    """The writer has something better to do."""
 
 
 def open_private(path: Path) -> int:
-    """Return a descriptor of a file that only its owner may read: keys are card numbers of somebody."""
+    """Return a descriptor of a file that only its owner may read: keys are card numbers."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -38,7 +38,7 @@ class History(Protocol):
     watermarks: Any
 
     def freeze(self, dirty_only: bool) -> Iterable[Row]:
-        """Copy the rows; each iteration over the copy stands alone, whatever thread it is on."""
+        """Copy the rows; each iteration over the copy stands alone, on any thread."""
 
     def load_many(self, pairs: Mapping[bytes, bytes]) -> None: ...
 

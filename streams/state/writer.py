@@ -19,7 +19,7 @@ from streams.transport.ownership.ownership import state_writer_id
 
 logger = logging.getLogger(__name__)
 
-# Whoever takes partitions over waits for what is open in their state. A broker looks for transactions whose time is over
+# A new owner of partitions waits for what is open in their state. A broker looks for transactions whose time is over
 # every 10 s: with those this stays below `WORKER_ANSWER_S_MAX`.
 TRANSACTION_S_MAX = 15.0
 CALL_S_MIN = 1.0
@@ -64,7 +64,7 @@ class StateWriter:
             member: the writer under the generation in which it copied the rows.
             position: goes into the transaction as the group's offset of the state topic's partition. The broker checks
                 the generation with it, and so fences a worker that lost the partition; and while it is not known
-                whether it is committed, nobody takes the partition over (`Ownership`).
+                whether it is committed, no worker takes the partition over (`Ownership`).
             deadline: monotonic seconds after which to give up.
 
         Raises:

@@ -42,12 +42,12 @@ class FetchedRecords:
         """Return the records of the batch that `next_batch` gave last; bytes of a header's name that are no text as `\\xff`."""
         try:
             return list(self._present)
-        except (UnicodeDecodeError, CorruptRecordException):  # by whatever else it fails, it fails again
+        except (UnicodeDecodeError, CorruptRecordException):  # any other fault is raised again
             return list(_AnyNames(self._data[self._begin : self._end]))
 
 
 class _AnyNames(PythonRecordBatch):
-    """aiokafka's reader in Python, over bytes that decode whatever they are."""
+    """aiokafka's reader in Python, over bytes that always decode."""
 
     _buffer: bytearray
 

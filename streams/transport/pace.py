@@ -16,8 +16,8 @@ class Patience(NamedTuple):
 IDLE = Patience(1, 500)
 # Without a record for so long the consumer counts as idle again.
 FLOW_ENDS_S = 0.25
-# While records flow. A fetch costs the worker 1-2 ms whatever it holds: one for every few records would use up a core at
-# 1,000 records/s.
+# While records flow. A fetch of any size costs the worker 1-2 ms: one for every few records would use up a core at 1,000
+# records/s.
 FLOWING_BYTES_MIN = 32_768
 # A fetch of so many tells that they come faster than the loop asks. To let the broker collect longer then saves more than
 # it costs: p99 45 and 61 ms with a wait of 2 ms, 35 and 37 with 8 (`streams bench latency --rate 10000`, in turns).

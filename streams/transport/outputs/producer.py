@@ -54,7 +54,7 @@ class Delivery:
         batch: the input.
         outputs: what to send, in order.
         confirmed: the broker holds all of them.
-        abandoned: nobody will read them, because the partition has passed to another assignment: its records are read again.
+        abandoned: no reader will see them. The partition has passed to another assignment, which reads its records again.
         failed: they cannot be delivered; the worker must stop.
     """
 

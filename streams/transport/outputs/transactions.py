@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 # The broker ends a transaction that stays open longer. Long enough for a broker to come back; a worker that dies does not
-# hold readers up for so long, because whoever takes its partitions over ends what it left open.
+# hold readers up for so long, because the next owner of its partitions ends what it left open.
 TRANSACTION_S_MAX = 60.0
 CALL_S_MAX = 4.0  # one blocking call; it is repeated while the error is retriable
 # What the group's coordinator does not take for so long aborts the transaction. When a broker dies, Kafka needs 9 s to miss it,
@@ -250,7 +250,7 @@ class TransactionalProducer:
         abandoned, offsets = await self._in_turn(partial(self._take_over, partitions))
         for delivery in abandoned:
             delivery.abandoned()
-        # Our id stands in the offsets before the first output: whoever comes after us knows whom to fence. Not by a
+        # Our id stands in the offsets before the first output: the next owner knows whom to fence. Not by a
         # transaction, for one that is left open says nowhere whose it is, and holds the offsets up until the time-out.
         if not offsets or await self._claim(offsets, as_metadata(self._id)):
             with self._lock:

@@ -51,8 +51,9 @@ REQUEST_S_MAX = 5.0  # one request, or the connection for it; made again while t
 CONNECT_PAUSE_S = 0.5
 RETRY_PAUSE_S = 0.05
 CLOSE_S_MAX = 1.0
-# The broker keeps the timeout of whoever fenced an id, and forgets how its last transaction was to end: so the timeout says
-# that it is to be committed, should we not come to it. No producer of ours has this one. Longer than all that we wait.
+# A broker keeps the timeout with which a worker fenced an id, and forgets how the id's last transaction was to end. So this
+# timeout says "to be committed" to the next worker, should we not come to it. No producer of ours has this timeout, and it is
+# longer than all that we wait.
 TO_COMMIT_MS = 59_999
 TO_ABORT_MS = 5_000
 OPERATION_NOT_ATTEMPTED = 55
@@ -161,13 +162,13 @@ class TransactionCoordinator:
             if code or timeout_ms != TO_COMMIT_MS:
                 return code == 0 and state in COMMITTED
             if state != "Ongoing":
-                return True  # whoever fenced it before us may not have come to its end
+                return True  # the worker that fenced it before us may not have ended it
             await asyncio.sleep(RETRY_PAUSE_S)  # it is being ended: to fence it now would abort it
 
     def end(self, fenced: Sequence[Fenced], partitions: Collection[tuple[str, int]], group: str | None) -> None:
         """End what waits for it in `partitions` by transactions without records, committed or aborted as it was to be.
 
-        Whatever another worker has fenced meanwhile is left to it.
+        An id that another worker has fenced meanwhile is left to that worker.
 
         Args:
             group: whose pending offsets of these ids end, too; None: no group's.
@@ -255,7 +256,7 @@ async def bootstrap(client: AIOKafkaClient) -> None:
 
 
 def refusal(answer: Any) -> int:
-    """Return the error code of an answer, 0 for none; an id that nobody has used is none."""
+    """Return the error code of an answer, 0 for none; an id without a producer is none."""
     if isinstance(answer, DescribeTransactionsResponse):
         codes = [code for code, *_ in answer.states if code != TRANSACTIONAL_ID_NOT_FOUND]
     elif hasattr(answer, "errors"):

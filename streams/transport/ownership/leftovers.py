@@ -49,7 +49,7 @@ class Leftovers:
         self._coordinator = coordinator
 
     def fence(self, ids: Sequence[str]) -> None:
-        """Take transactional ids over from their producers, and end whatever hangs of them as it was to end.
+        """Take transactional ids over from their producers, and end what hangs of them as it was to end.
 
         Open transactions of others look alike, and are not touched by it: a marker ends those of its own producer only.
 

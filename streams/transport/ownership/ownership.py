@@ -2,9 +2,9 @@
 
 A worker that dies in a transaction leaves it open: readers of what it wrote to wait until the broker's time-out, and the
 offsets of a transaction whose end is being written are not yet to be relied on. So the offsets that a worker commits
-carry its transactional id as metadata, and its connection to the group carries the same id. Whoever takes a partition
-over reads the id, and where no member of the group has it, takes the transactional id itself for a moment: the broker then
-ends the open transaction at once and refuses the former owner for ever.
+carry its transactional id as metadata, and its connection to the group carries the same id. A new owner
+of a partition reads the id. Where no member of the group has it, the new owner takes the transactional id for a moment: the
+broker then ends the open transaction at once and refuses the former owner for ever.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Ownership:
         return [TopicPartition(tp.topic, tp.partition, at) for tp, at in zip(partitions, offsets, strict=True)]
 
     def fence(self, owner: str) -> None:
-        """End whatever transactions a worker of this name left open; the broker refuses its producers from now on.
+        """End the transactions that a worker of this name left open; the broker refuses its producers from now on.
 
         Raises:
             KafkaUnavailable: the cluster does not answer, or refuses.

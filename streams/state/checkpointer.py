@@ -58,7 +58,7 @@ class Checkpointer:
         if self._writer.hangs():
             raise ClientHangs(
                 "checkpoints: expected the last one to be written or given up, the client hangs; "
-                "the worker stops, and whoever comes next replays what is missing"
+                "the worker stops, and the next owner replays what is missing"
             )
         deadline = time.monotonic() + seconds_max
         rows = 0

@@ -14,12 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from streams.commands.demo import demo_partitions
 from streams.commands.demo_tally import Latencies, Tally
 from streams.commands.demo_view import DemoView
 from streams.contract.events import DeadLetter, Decision, RankedItem, Reason, Recommendation, Timings
 from streams.contract.topics import Topics
 from streams.processes.worker_pool import WorkerEnded, WorkerPool
 from streams.replaying.event_files import Slice
+from streams.settings import load_settings
 
 
 class Record:
@@ -181,3 +183,9 @@ def test_worker_that_ends_early_is_reported_with_its_cause(tmp_path: Path, capsy
     ):
         pool.wait_until_ready()
     assert "worker 3:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "workers", "expected"), [({}, 1, 2), ({}, 3, 3), ({"partitions": 8}, 3, 8)])
+def test_partitions_of_a_broker_of_the_demos_own(given: dict[str, int], workers: int, expected: int) -> None:
+    """One for each worker, 2 at least; a number that the user has set counts."""
+    assert demo_partitions(load_settings(env={}, **given), workers) == expected

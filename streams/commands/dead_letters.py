@@ -88,8 +88,8 @@ def replay(code: tuple[str, ...], topic: str | None, limit: int | None, dry_run:
     interrupted replay may leave up to 1,000 letters unmarked. These go back again, as records of the same id, and their
     decisions have the same decision_id.
 
-    Replay passes over letters that hold only the first bytes of a long record, or that came from a topic of another
-    project; the exit code is then 1.
+    Replay passes over letters that hold only the first bytes of a long record, or that name a topic that workers do not
+    read, an output topic too; the exit code is then 1.
 
     \b
     Examples:
@@ -101,7 +101,8 @@ def replay(code: tuple[str, ...], topic: str | None, limit: int | None, dry_run:
     from streams.clients.event_producer import Delivery, Headers
 
     settings = load_settings()
-    known = {topic.name for topic in settings.topics.all}
+    # A letter on an open topic may name any origin: sent to an output topic it would stand there as a decision.
+    known = {topic.name for topic in settings.topics.inputs}
     counts: Counter[str] = Counter()
     cut = astray = 0
     unmarked: list[Message] = []
@@ -135,7 +136,7 @@ def replay(code: tuple[str, ...], topic: str | None, limit: int | None, dry_run:
             "back; send these records again from where they came"
         )
     if astray:
-        refused.append(f"{astray:,} dead letters came from topics that are not this project's and do not go back")
+        refused.append(f"{astray:,} dead letters name topics that workers do not read, and do not go back")
     if refused:
         raise StreamsError("; ".join(refused))
     if not counts:

@@ -123,7 +123,9 @@ class Mirror:
             path = self._file(place).path
             if place not in self._failures:
                 logger.error("%s: not written, a restore will read more: %s", path, exc.strerror)
-            self._failures[place] = f"{path}: not written: {exc.strerror}; make room in state_dir"
+            self._failures[place] = (
+                f"{path}: not written: {exc.strerror}; make room in state_dir, or delete what stands there"
+            )
             self._failed()
 
     def _open(self, place: Place) -> None:

@@ -15,9 +15,11 @@ log may have dropped tombstones which the file has not seen, the log is read fro
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
+import stat
 import struct
 import sys
 from collections.abc import Callable, Sequence
@@ -44,6 +46,8 @@ CHECKSUM_BYTES = 8
 FRAME_RECORDS_MAX = 2_048
 # Written anew once so much is superseded, and as much again as the file had then.
 SUPERSEDED_BYTES_MIN = 8 * 1024 * 1024
+OPEN_TO_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +171,7 @@ class ReplicaFile:
     def _scan(self, take: Callable[[Frame], object]) -> Extent:
         """Take each frame up to the first that is not whole."""
         extent = Extent()
-        with self.path.open("rb") as file:
+        with os.fdopen(open_private(self.path, os.O_RDONLY), "rb") as file:
             if file.readline(len(self._head)) != self._head:
                 raise _Unusable(f"expected {self._head.decode().strip()!r}, got another format or a topic made anew")
             while (frame := Frame.read(file)) is not None:
@@ -199,7 +203,7 @@ class ReplicaFile:
         Raises:
             OSError: the folder or the file cannot be written.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(self.path.parent)
         self._lock = open_private(self.path.with_suffix(".lock"))
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process, however that ends
@@ -323,6 +327,52 @@ class _GivenUp(Exception):
     """The writer has something better to do."""
 
 
-def open_private(path: Path) -> int:
-    """Return a descriptor of a file that only its owner may read: keys are card numbers."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def make_private(folder: Path) -> None:
+    """Make a folder that only this user may enter, or take one that is this user's; its parents are as the user has them.
+
+    Raises:
+        OSError: it cannot be made, or is a link, another user's, or no folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _require_own(descriptor, folder)
+        os.fchmod(descriptor, 0o700)
+    finally:
+        os.close(descriptor)
+
+
+def open_private(path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> int:
+    """Return a descriptor of a file that only this user may read or write: keys are card numbers, rows decide.
+
+    One that others may read becomes private; what others could write is not believed: it is emptied, or not read.
+
+    Raises:
+        OSError: it is a link, has another name beside this one, is another user's, or no file; read only, others could
+            write it.
+    """
+    # Without O_NONBLOCK the call would wait for the other end of a pipe that stands there.
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    try:
+        found = _require_own(descriptor, path)
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            raise OSError(errno.EEXIST, "expected a file with one name, got another kind; delete it", str(path))
+        if found.st_mode & WRITABLE_BY_OTHERS:
+            if flags == os.O_RDONLY:
+                raise OSError(errno.EPERM, "expected a file that others cannot write", str(path))
+            os.ftruncate(descriptor, 0)
+        if found.st_mode & OPEN_TO_OTHERS:
+            os.fchmod(descriptor, 0o600)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _require_own(descriptor: int, path: Path) -> os.stat_result:
+    found = os.fstat(descriptor)
+    if found.st_uid != os.geteuid():
+        raise OSError(errno.EPERM, f"expected this user's own, got one of user {found.st_uid}; delete it", str(path))
+    return found

@@ -295,13 +295,15 @@ def test_dead_letter_goes_back_once(streams: Callable[..., Result], fresh_topics
 def test_letters_of_other_topics_stay_and_the_rest_goes_back(
     streams: Callable[..., Result], fresh_topics: None, own_kafka: str
 ) -> None:
-    """A letter that names a topic of another project sends nothing there, and holds up no other letter."""
+    """A letter that names an output topic, or one of another project, sends nothing there and holds up no other letter."""
     letter = _dead_letter(5, "empty", b"card-1", b"")
-    _send(own_kafka, "dead-letters", letter.replace(b'"transactions"', b'"payroll"'), letter)
+    astray = [letter.replace(b'"transactions"', name) for name in (b'"payroll"', b'"fraud-decisions"')]
+    _send(own_kafka, "dead-letters", *astray, letter)
     result = streams("dead-letters", "replay")
     assert result.exit_code == 1
     assert "1 went back to transactions" in result.stdout
-    assert "1 dead letters came from topics that are not this project's" in result.stderr
+    assert "2 dead letters name topics that workers do not read" in result.stderr
+    assert _records("fraud-decisions") == []
     assert [record.value() for record in _records("transactions")] == [b""]
 
 

@@ -168,7 +168,9 @@ def test_a_file_that_cannot_be_written_is_told_until_it_can(tmp_path: Path, capl
     one.follow([("cards", 0), ("cards", 1)])
     one.start()
     poll_until(lambda: len(failures) > 10, 10, "failures")
-    assert (one.failure or "").endswith("0.log: not written: Not a directory; make room in state_dir")
+    assert (one.failure or "").endswith(
+        "0.log: not written: Not a directory; make room in state_dir, or delete what stands there"
+    )
     assert sum("not written, a restore will read more" in line for line in caplog.messages) == 2
     assert read(0, 3) is not None
     (tmp_path / "files").unlink()

@@ -142,6 +142,56 @@ def test_a_file_spares_reading_what_it_holds(written: Path, clock: Clock) -> Non
 def test_a_file_is_for_its_owner_alone(written: Path) -> None:
     """Its keys are those of cards."""
     assert {path.stat().st_mode & 0o777 for path in written.parent.iterdir()} == {0o600}
+    assert written.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_and_file_that_others_may_read_become_private(written: Path, clock: Clock) -> None:
+    """Those of an earlier release: they are used."""
+    written.chmod(0o644)
+    written.parent.chmod(0o755)
+    opened(written, clock, len(LOG)).close()
+    assert {path.stat().st_mode & 0o777 for path in (written.parent, written)} == {0o700, 0o600}
+    assert read(written, clock, len(LOG)).next_offset == len(LOG)
+
+
+def test_what_others_could_write_is_not_believed(written: Path, clock: Clock) -> None:
+    """Rows of such a file could be anybody's: it is not read, and begun anew where this process keeps it."""
+    written.chmod(0o666)
+    assert read(written, clock, len(LOG)).next_offset == 0
+    file = opened(written, clock, len(LOG))
+    assert file.next_offset == 0
+    file.close()
+    assert written.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("place", ["0.log", "0.lock"])
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+def test_a_link_is_neither_written_through_nor_read(written: Path, clock: Clock, place: str, link: str) -> None:
+    """It may lead to a file of the user's that has nothing to do with this."""
+    path = written.parent / place
+    other = path.rename(written.parent.parent / "other")
+    before = other.read_bytes()
+    getattr(path, link)(other)
+    with pytest.raises(OSError):
+        file_at(written, clock).open()
+    if place == "0.log":
+        assert read(written, clock, len(LOG)).next_offset == 0
+    assert other.read_bytes() == before
+
+
+def test_a_folder_that_is_a_link_is_refused(written: Path, clock: Clock) -> None:
+    """The folder is the worker's own; a link in place of one of its parents is the user's business."""
+    folder = written.parent.rename(written.parent.parent / "elsewhere")
+    written.parent.symlink_to(folder)
+    with pytest.raises(OSError):
+        file_at(written, clock).open()
+    written.parent.unlink()
+    folder.rename(written.parent)
+    parent = written.parent.parent
+    (parent.parent / "parent").symlink_to(parent)
+    file = file_at(parent.parent / "parent" / "state" / "0.log", clock)
+    assert file.open()
+    file.close()
 
 
 Damage = Callable[[Path, Clock], object]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.contract.columns import Clicks, Labels, Limits, Rejection, Transactions
-from streams.contract.diagnosis import diagnose, first_bad_byte
+from streams.contract.diagnosis import absurd_time, diagnose, first_bad_byte
 from streams.contract.events import (
     EVENT_TIME_MS_MIN,
     FAILED_AT,
@@ -129,14 +129,15 @@ def _decode(
         events, accepted = _without(events, accepted, refusals)
         rejected += refusals.values()
     event_times = _event_times(events)
-    latest_ms = np.broadcast_to(np.asarray(now_ms, np.int64), len(values))[accepted] + limits.event_time_ahead_ms_max
+    stamps = np.broadcast_to(np.asarray(now_ms, np.int64), len(values))[accepted]
+    latest_ms = stamps + limits.event_time_ahead_ms_max
     absurd = np.flatnonzero((event_times > latest_ms) | (event_times < EVENT_TIME_MS_MIN))
     if absurd.size:
         refusals = {
             row: Rejection(
                 int(accepted[row]),
                 "absurd-time",
-                f"expected event_time from {EVENT_TIME_MS_MIN} to {latest_ms[row]} ms, got {event_times[row]}",
+                absurd_time(int(event_times[row]), int(stamps[row]), limits.event_time_ahead_ms_max),
             )
             for row in absurd.tolist()
         }

@@ -2,13 +2,12 @@
 
 import json
 import re
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
-from streams.contract.events import (
-    LISTED,
-)
+from streams.contract.events import EVENT_TIME_MS_MIN, LISTED
 from streams.contract.json_scan import NESTING_MAX
 
 REJECTION_CODES: Final[dict[str, str]] = {
@@ -74,7 +73,7 @@ def diagnose(value: bytes, error: Exception) -> tuple[str, str]:
     if isinstance(error, msgspec.ValidationError):
         code = next(code for part, code in _CODE_BY_PHRASE if part in phrase)
         if code == "out-of-range" and "$.event_time" in phrase:
-            code = "absurd-time"
+            return "absurd-time", f"{_sentence(value, phrase)}; send milliseconds since 1970, from 2000 on"
         return code, _sentence(value, phrase)
     lenient = _read_leniently(value)
     if lenient is not None:
@@ -91,6 +90,37 @@ def diagnose(value: bytes, error: Exception) -> tuple[str, str]:
     elif "truncated" in phrase:
         return "truncated", f"expected a complete JSON object, got the first {len(value)} bytes of one"
     return "not-json", f"expected JSON, got {_shown(value)}: {phrase}"
+
+
+def absurd_time(event_time_ms: int, stamp_ms: int, ahead_ms: int) -> str:
+    """Return the sentence for an event time outside its bounds.
+
+    Args:
+        event_time_ms: of the event, since the epoch.
+        stamp_ms: the record's timestamp, since the epoch.
+        ahead_ms: how far behind it an event may lie in the future.
+    """
+    got = f"got {moment(event_time_ms)}"
+    if event_time_ms < EVENT_TIME_MS_MIN:
+        return f"event_time: expected {moment(EVENT_TIME_MS_MIN)} or later, {got}; the unit is milliseconds"
+    if stamp_ms + ahead_ms < EVENT_TIME_MS_MIN:
+        return (
+            f"expected a record with a timestamp after {moment(EVENT_TIME_MS_MIN)}, got {moment(stamp_ms)}; "
+            "have the producer set it, in milliseconds"
+        )
+    return (
+        f"event_time: expected at most event_time_ahead_s_max={ahead_ms / 1000:g} s after the record's timestamp, "
+        f"{moment(stamp_ms)}, {got}; give the record the time of its event, or raise the setting"
+    )
+
+
+def moment(ms: int) -> str:
+    """Return milliseconds since the epoch as a date and the number; as the number alone beyond the calendar."""
+    try:
+        date = datetime.fromtimestamp(ms / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return f"{ms} ms"
+    return f"{date:%Y-%m-%dT%H:%M:%S}Z ({ms} ms)"
 
 
 def _sentence(value: bytes, phrase: str) -> str:

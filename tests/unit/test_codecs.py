@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 
 from streams.contract.columns import Limits
 from streams.contract.decoding import decode_clicks, decode_labels, decode_transactions
-from streams.contract.diagnosis import REJECTION_CODES
+from streams.contract.diagnosis import REJECTION_CODES, moment
 from streams.contract.documents import EXAMPLES, json_schema
 from streams.contract.events import FAILED_AT, LETTER_KEY_BYTES_MAX, LETTER_VALUE_BYTES_MAX, DeadLetter, Headers
 from streams.contract.letters import encode_dead_letter
@@ -278,7 +278,53 @@ def test_event_times_are_held_each_against_its_own_records_time() -> None:
     batch = decode_transactions(values, now_ms=now_ms, limits=limits)
     assert batch.accepted.tolist() == [2, 3]
     assert [rejection.code for rejection in batch.rejected] == ["null-value", "absurd-time"]
-    assert str(NOW_MS - 1) in batch.rejected[1].message
+    assert f"1 s after the record's timestamp, {moment(NOW_MS - 1_001)}" in batch.rejected[1].message
+
+
+DAY_MS = 86_400_000
+
+
+@pytest.mark.parametrize(
+    ("event_time", "stamp", "message"),
+    [
+        (
+            1_700_000_000_000,
+            1_700_000_000_000 - 3 * DAY_MS,
+            "event_time: expected at most event_time_ahead_s_max=86400 s after the record's timestamp, "
+            "2023-11-11T22:13:20Z (1699740800000 ms), got 2023-11-14T22:13:20Z (1700000000000 ms); "
+            "give the record the time of its event, or raise the setting",
+        ),
+        (
+            1_700_000_000,
+            1_700_000_000_000,
+            "event_time: expected `int` >= 946684800000, got 1700000000; send milliseconds since 1970, from 2000 on",
+        ),
+        (
+            1_700_000_000_000,
+            1_700_000_000,
+            "expected a record with a timestamp after 2000-01-01T00:00:00Z (946684800000 ms), "
+            "got 1970-01-20T16:13:20Z (1700000000 ms); have the producer set it, in milliseconds",
+        ),
+        (1_700_000_000_000_000, 1_700_000_000_000, "got 1700000000000000; send milliseconds since 1970"),
+        ("1999-12-31T23:59:59Z", 1_700_000_000_000, "got 1999-12-31T23:59:59Z (946684799000 ms); the unit"),
+        (200_000_000_000_000, 1_700_000_000_000, "got 8307-10-01T19:33:20Z (200000000000000 ms); give"),
+    ],
+    ids=[
+        "backfill stamped too early",
+        "event in seconds",
+        "record in seconds",
+        "event in microseconds",
+        "text",
+        "a far year",
+    ],
+)
+def test_a_refused_time_is_told_as_a_date_with_the_rule_and_the_remedy(
+    event_time: int | str, stamp: int, message: str
+) -> None:
+    """The time at fault is named: the event's, or the record's."""
+    (rejection,) = decode_transactions([payment(event_time=event_time)], now_ms=stamp, limits=LIMITS).rejected
+    assert rejection.code == "absurd-time"
+    assert message in rejection.message
 
 
 @pytest.mark.parametrize("value", [b"\x00\xff not text", b"", None])

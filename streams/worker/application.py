@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import math
 import os
@@ -67,15 +68,26 @@ def last_line(exc: BaseException) -> str:
 
 
 def check_port(host: str, port: int) -> None:
-    """Raise SettingsError where another process has the port."""
+    """Raise SettingsError where the host has no address on this machine, or another process has the port."""
     try:
-        with socket.create_server((host, port)):
-            return
-    except OSError as exc:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, *_, address in found:
+            socket.create_server(address, family=family).close()
+    except OSError as exc:  # of a name without an address, too
+        if exc.errno == errno.EADDRINUSE:
+            raise SettingsError(
+                f"http_port: expected {url_host(host)}:{port} to be free, got {exc.strerror}; give each worker on this "
+                "machine a STREAMS_WORKER_SLOT of its own, which is added to the port, or set http_port"
+            ) from exc
         raise SettingsError(
-            f"http_port: expected {host}:{port} to be free, got {exc.strerror}; give each worker on this machine a "
-            "STREAMS_WORKER_SLOT of its own, which is added to the port, or set http_port"
+            f"http_host={host}: expected an address of this machine that takes port {port}, got {exc.strerror}; "
+            "set 127.0.0.1, ::1, or 0.0.0.0 for all of IPv4"
         ) from exc
+
+
+def url_host(host: str) -> str:
+    """Return a host as it stands in a URL: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 # A producer's last flush takes 5 s at most; a supervisor waits for the end before it starts the next worker.
@@ -236,7 +248,7 @@ def create_app(settings: Settings | None = None) -> Application:
         store="memory://",
         # A static member that returns is given its old assignment, which carries this URL: it must not change with a port.
         canonical_url=None if settings.worker_slot is None else f"http://{settings.group_instance_id}",
-        web_host=settings.http_host,
+        web_host=url_host(settings.http_host),
         web_bind=settings.http_host,
         web_port=settings.http_port + (settings.worker_slot or 0),
         web_application_options={"middlewares": [guarded_by(settings.http_token)]},

@@ -133,6 +133,17 @@ def interruptible() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="module")
+def few_epochs() -> Iterator[None]:
+    """Trainings end early: what is asserted holds after any number of epochs; quality is judged in tests/quality."""
+    from models.training import fraud, sequence
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fraud, "EPOCHS", 4)
+        patch.setattr(sequence, "EPOCHS", 2)
+        yield
+
+
 @pytest.fixture(scope="session")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
     """One broker for the whole session of a process. The next test may delete all topics on it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +12,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from models.simulator.payments import simulate_payments
-from models.training import fraud, sequence
 from streams.commands import main
 from streams.contract.topics import DECISIONS, TRANSACTIONS
 from streams.judging.answers import AnswersIncomplete, answers
 from streams.replaying.event_files import Slice
 
-pytestmark = pytest.mark.kafka
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_epochs() -> Iterator[None]:
-    """What is asserted here holds after any number of epochs; quality is judged in tests/quality."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fraud, "EPOCHS", 4)
-        patch.setattr(sequence, "EPOCHS", 2)
-        yield
+pytestmark = [pytest.mark.kafka, pytest.mark.usefixtures("few_epochs")]
 
 
 def evaluate(*arguments: object) -> Result:

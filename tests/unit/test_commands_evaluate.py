@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from models.artifacts import load_artifact
 from models.evaluation.plots import FRAUD_PLOTS, RECOMMENDER_PLOTS
 from models.simulator.clicks import simulate_clicks
 from models.simulator.payments import simulate_payments
-from models.training import fraud, sequence
 from streams.commands import main
 from streams.judging.fraud import identifiers
 
@@ -25,13 +23,7 @@ from streams.judging.fraud import identifiers
 FIRST = "2024-03-18"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_epochs() -> Iterator[None]:
-    """What is asserted here holds after any number of epochs; quality is judged in tests/quality."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fraud, "EPOCHS", 4)
-        patch.setattr(sequence, "EPOCHS", 2)
-        yield
+pytestmark = pytest.mark.usefixtures("few_epochs")
 
 
 def evaluate(*arguments: object) -> Result:

@@ -21,14 +21,7 @@ from models.simulator.payments import simulate_payments
 from models.training import fraud, recommender, sequence
 from models.training.reproducible import reproducible
 
-
-@pytest.fixture(scope="module", autouse=True)
-def few_epochs():
-    """What is asserted here holds after any number of epochs; quality is judged in tests/quality."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fraud, "EPOCHS", 4)
-        patch.setattr(sequence, "EPOCHS", 2)
-        yield
+pytestmark = pytest.mark.usefixtures("few_epochs")
 
 
 @pytest.fixture(scope="module")

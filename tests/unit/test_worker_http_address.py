@@ -42,7 +42,7 @@ def test_a_port_in_use_is_told_with_the_remedy(host: str, family: socket.Address
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", "[::1]", ""])
 def test_a_host_that_is_not_this_machine_is_refused_by_its_setting(host: str) -> None:
     """The port is not to blame; a name in brackets is a URL's, and an empty one would mean all addresses."""
-    with pytest.raises(SettingsError, match="http_host=.*expected an address of this machine"):
+    with pytest.raises(SettingsError, match=r"http_host=.*expected an address of this machine"):
         check_port(host, free_ports(1)[0])
 
 

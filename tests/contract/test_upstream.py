@@ -281,7 +281,7 @@ def test_fetcher_has_what_is_used() -> None:
         assert consumed.done() and not waiter.done()
         await fetcher.close()
         assert upstream.is_fetcher_closed(fetcher) and upstream.is_closed(consumer) and waiter.done()
-        consumer._fetcher = None
+        consumer._fetcher, consumer._closed = None, True
 
     on_loop(main)
 

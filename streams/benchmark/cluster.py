@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from streams.benchmark.statistics import BenchmarkError, Ints, position_of
 from streams.clients.cluster import offset_ranges, partition_counts, require_topics
 from streams.clients.connection import COMMAND_ANSWER_S_MAX, admin_client, reading_consumer
-from streams.clients.records import poll_records
+from streams.clients.records import Place, poll_records
 from streams.clients.topic_admin import make_topics
 
 Kafka = Mapping[str, Any]  # connection settings of librdkafka
@@ -81,7 +81,7 @@ def remove_topics(kafka: Kafka, topics: Sequence[str]) -> None:
 def end_offsets(kafka: Kafka, topic: str) -> list[int]:
     """Return the end offset of each partition."""
     with closing(reader(kafka)) as consumer:
-        return [end for _first, end in offset_ranges(consumer, require_topics(consumer, [topic])).values()]
+        return [end for _first, end in _ranges(consumer, topic).values()]
 
 
 def read_outputs(kafka: Kafka, topic: str, run: str) -> Outputs:
@@ -95,8 +95,7 @@ def read_outputs(kafka: Kafka, topic: str, run: str) -> Outputs:
     times: list[int] = []
     kind = TIMESTAMP_LOG_APPEND_TIME
     with closing(reader(kafka)) as consumer:
-        ranges = offset_ranges(consumer, require_topics(consumer, [topic]))
-        open_ = {place for place, (_first, end) in ranges.items() if end}
+        open_ = {place for place, (_first, end) in _ranges(consumer, topic).items() if end}
         consumer.assign([TopicPartition(*place, 0) for place in open_])
         deadline = time.monotonic() + READ_S_MAX
         while open_:
@@ -116,8 +115,12 @@ def reader(kafka: Kafka, **extra: Any) -> Consumer:
     return reading_consumer(kafka, "streams-benchmark-reader", **extra)
 
 
+def _ranges(consumer: Consumer, topic: str) -> dict[Place, tuple[int, int]]:
+    return offset_ranges(consumer, require_topics(consumer, [topic]))
+
+
 def _records_held(consumer: Consumer, topic: str) -> int:
-    return sum(end - first for first, end in offset_ranges(consumer, require_topics(consumer, [topic])).values())
+    return sum(end - first for first, end in _ranges(consumer, topic).values())
 
 
 def _delete(admin: AdminClient, names: set[str]) -> None:

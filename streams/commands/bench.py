@@ -66,10 +66,7 @@ def throughput(events: int, workers: int, cards: int, recreate_topics: bool, jso
       streams bench throughput --events 2000000 --workers 2 --json throughput.jsonl
     """
 
-    def measure(system: System, kafka: dict[str, Any], run: str) -> Row:
-        return run_throughput(system, kafka, run, events, cards)
-
-    row = _run(measure, workers, recreate_topics)
+    row = _run(_preloaded(events, cards), workers, recreate_topics)
     _report(row, _speed(row), json_file)
 
 
@@ -97,10 +94,7 @@ def latency(
       streams bench latency --rate 10000 --seconds 60 --json latency.jsonl
     """
 
-    def measure(system: System, kafka: dict[str, Any], run: str) -> Row:
-        return run_latency(system, kafka, run, rate, seconds, warm_up_s=warm_up, cards=cards)
-
-    row = _run(measure, workers, recreate_topics)
+    row = _run(_paced(rate, seconds, warm_up, cards), workers, recreate_topics)
     _report(row, _percentiles(row), json_file)
 
 
@@ -132,21 +126,15 @@ def sweep(
       streams bench sweep --rates 500,1000 --events 50000 --seconds 10
     """
 
-    def preloaded(system: System, kafka: dict[str, Any], run: str) -> Row:
-        return run_throughput(system, kafka, run, events, cards)
-
-    def at(rate: float) -> Measure:
-        return lambda system, kafka, run: run_latency(system, kafka, run, rate, seconds, warm_up_s=warm_up, cards=cards)
-
     with cluster_of_run() as (settings, own):
         if not own and not recreate_topics:
             raise click.UsageError(
                 "on your own cluster each measurement deletes the topics of the last one: give --recreate-topics"
             )
-        row = _measured(settings, preloaded, workers, replace=True)
+        row = _measured(settings, _preloaded(events, cards), workers, replace=True)
         _report(row, _speed(row), json_file)
         for rate in rates:
-            row = _measured(settings, at(rate), workers, replace=True)
+            row = _measured(settings, _paced(rate, seconds, warm_up, cards), workers, replace=True)
             _report(row, _percentiles(row), json_file)
 
 
@@ -164,6 +152,14 @@ def plot(rows: tuple[TextIO, ...], output: Path) -> None:
       streams bench plot at-least-once.jsonl exactly-once.jsonl -o latency.svg
     """
     plot_rows([row for file in rows for row in read_rows(file.name, file)], output)
+
+
+def _preloaded(events: int, cards: int) -> Measure:
+    return lambda system, kafka, run: run_throughput(system, kafka, run, events, cards)
+
+
+def _paced(rate: float, seconds: float, warm_up: float, cards: int) -> Measure:
+    return lambda system, kafka, run: run_latency(system, kafka, run, rate, seconds, warm_up_s=warm_up, cards=cards)
 
 
 def _run(measure: Measure, workers: int, recreate_topics: bool) -> Row:
